@@ -1,0 +1,43 @@
+# Everything sets itself up: `make demo` and `make test` need Python 3.11 or newer, make and PyPI, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench docs lock clean
+
+demo: $(READY)
+	$(BIN)/foveal demo --out demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python bench/run.py
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
+# Every dependency with its hashes, for all platforms; commit the result.
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package foveal --custom-compile-command "make lock" -o requirements.lock
+
+# The marker is written last, so that an interrupted installation is taken up again.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) bench/.venv-peers demo

@@ -1,0 +1,120 @@
+"""`foveal models`: what the zoo offers, how large it is, under which licence, and what is at hand."""
+
+import html
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from foveal.data.cache import cache_folder
+from foveal.errors import ConfigError
+from foveal.files import write_json
+from foveal.progress import Progress, Silence
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One entry of the zoo.
+
+    Attributes:
+        name: architecture, and the tag of its weights behind a dot.
+        num_parameters: with the head it was published with.
+        image_size: side of the square it was trained on, in pixels.
+        licence: of the weights, as the zoo says; "unknown" where it does not, empty without weights.
+        cached: whether the weights are on this machine.
+    """
+
+    name: str
+    num_parameters: int
+    image_size: int
+    licence: str
+    cached: bool
+
+
+@dataclass(frozen=True)
+class ModelList(Sequence[ModelInfo]):
+    """Entries of the zoo, in natural order."""
+
+    entries: tuple[ModelInfo, ...]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.entries[index]
+
+    def __iter__(self) -> Iterator[ModelInfo]:
+        return iter(self.entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"models": [asdict(entry) for entry in self.entries]}
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(e.name)}</td><td>{e.num_parameters:,}</td><td>{e.image_size}</td>"
+            f"<td>{html.escape(e.licence)}</td><td>{'yes' if e.cached else ''}</td></tr>"
+            for e in self.entries
+        )
+        head = "<tr><th>model</th><th>parameters</th><th>px</th><th>licence of the weights</th><th>at hand</th></tr>"
+        return f"<table>{head}{rows}</table>"
+
+
+def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList:
+    """List timm's zoo.
+
+    Args:
+        pattern: a glob over names, such as "convnext*"; tags may be part of it ("*in22k*").
+        progress: where to show the counting of parameters, which is done once and then remembered.
+
+    Raises:
+        ConfigError: nothing matches.
+    """
+    import timm
+
+    from foveal.model.build import pretrained_facts
+    from foveal.model.weights import UNKNOWN_LICENCE, weights_cached
+
+    names = set(timm.list_models(pattern, pretrained=True)) | set(timm.list_models(f"{pattern}.*", pretrained=True))
+    tagged = {name.partition(".")[0] for name in names}
+    names |= {name for name in timm.list_models(pattern) if name not in tagged}
+    if not names:
+        raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
+    counts = _parameter_counts({name.partition(".")[0] for name in names}, progress or Silence())
+    entries = []
+    for name in sorted(names):
+        facts = pretrained_facts(name)
+        has_weights = bool(facts.get("hf_hub_id") or facts.get("url"))
+        entries.append(
+            ModelInfo(
+                name=name,
+                num_parameters=counts[name.partition(".")[0]],
+                image_size=int(facts.get("input_size", (3, 0, 0))[1]),
+                licence=str(facts.get("license") or UNKNOWN_LICENCE) if has_weights else "",
+                cached=has_weights and weights_cached(facts),
+            )
+        )
+    return ModelList(tuple(entries))
+
+
+def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, int]:
+    """Parameters of each architecture, counted on tensors without storage and remembered for this version of timm."""
+    import timm
+    import torch
+
+    file = cache_folder() / f"parameters-timm-{version('timm')}.json"
+    try:
+        known: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    missing = sorted(architectures - known.keys())
+    if missing:
+        with progress.bar("Counting parameters", len(missing), "models") as bar:
+            for name in missing:
+                with torch.device("meta"):
+                    net = timm.create_model(name, pretrained=False)
+                known[name] = sum(parameter.numel() for parameter in net.parameters())
+                bar.advance()
+        write_json(file, known)
+    return known

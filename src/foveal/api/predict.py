@@ -1,0 +1,71 @@
+"""`foveal predict`: classes and probabilities for any number of images."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import IO
+
+from foveal.api.results import PredictResult
+from foveal.inference import Predictor
+from foveal.predictions import expand_inputs, open_table, table_format
+from foveal.progress import Progress, Silence
+
+
+def predict(
+    model: str | PathLike[str],
+    inputs: Sequence[str | PathLike[str]],
+    *,
+    out: str | PathLike[str] | None = None,
+    format: str | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    stdin: IO[str] | None = None,
+    stdout: IO[str] | None = None,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Predict files, folders, globs or a list on stdin into one table, in order; a bad file fails in its own row.
+
+    For predictions as objects, from paths, PIL images, arrays or bytes, take `foveal.Predictor`.
+
+    Args:
+        model: a run or a bundle.
+        inputs: files, folders, glob patterns, or "-" for a list of paths on stdin.
+        out: the table to write; its ending says the format. None writes rows to `stdout`.
+        format: csv, jsonl or parquet, where the ending does not say.
+        device: auto, cpu, cuda or mps.
+        batch_size: images that are computed together.
+        stdin: where "-" reads from; the process's own if not given.
+        stdout: where rows go without `out`; the process's own if not given.
+        progress: where to show it.
+
+    Raises:
+        ArtifactError: the model is no bundle, or a damaged one.
+        ConfigError: the format is not said, or the device is not there.
+        DataError: a folder or a pattern holds no file.
+
+    Example:
+        >>> import foveal
+        >>> foveal.predict("runs/signs", ["photos"], out="p.csv").num_ok  # doctest: +SKIP
+        206
+    """
+    target = None if out is None else Path(out)
+    kind = table_format(target, format)
+    predictor = Predictor(model, device=device, batch_size=batch_size)
+    counts: Counter[str] = Counter()
+    num_failed = 0
+    paths = expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin)
+    with (
+        (progress or Silence()).bar("Predicting", 0, "images") as bar,
+        open_table(target, kind, predictor.class_names, stdout or sys.stdout) as table,
+    ):
+        for prediction in predictor.stream(paths):
+            table.add(prediction)
+            bar.advance()
+            if prediction.status == "ok":
+                counts[prediction.predicted] += 1
+            else:
+                num_failed += 1
+    class_counts = {name: counts[name] for name in predictor.class_names if counts[name]}
+    return PredictResult(counts.total(), num_failed, target, class_counts)

@@ -1,0 +1,211 @@
+"""Sharing groups of samples out into parts, so that every part has its share of every class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups by number, and the classes in them as a sparse table in the order of the groups.
+
+    Attributes:
+        of_row: int64 [rows], each row's group.
+        sizes: int64 [groups], samples of each.
+        draws: uint64 [groups], a number drawn for each from its identity and the seed.
+        starts: int64 [groups + 1], where a group's entries begin in the next two.
+        classes: int64 [entries], a class that occurs in the group.
+        counts: int64 [entries], how many samples of that class it has.
+    """
+
+    of_row: Integers
+    sizes: Integers
+    draws: NDArray[np.uint64]
+    starts: Integers
+    classes: Integers
+    counts: Integers
+
+    def entries(self, group: int) -> range:
+        return range(int(self.starts[group]), int(self.starts[group + 1]))
+
+    @property
+    def of_entry(self) -> Integers:
+        return np.repeat(np.arange(len(self.sizes)), np.diff(self.starts))
+
+
+def stratify(
+    groups: Integers, labels: Integers, identities: NDArray[np.uint64], fractions: Sequence[float], *, seed: int
+) -> Integers:
+    """Share rows out into parts; a group is never cut.
+
+    Groups of several samples are placed one after the other, those with the rarest class first and the large before the
+    small, each where it lessens the chi-square distance from the wished counts most. Then the samples that stand alone
+    fill up what is missing, class by class, with rounding by largest remainder. Last, a part that lacks a class gets a
+    group of it, where there are enough. The result depends on content and seed alone, not on the order of the rows.
+
+    Source: the order and the idea of remaining wishes from K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the
+    Stratification of Multi-Label Data", ECML PKDD 2011.
+
+    Args:
+        groups: int64 [rows], equal numbers belong together.
+        labels: int64 [rows], class numbers from 0 on.
+        identities: uint64 [rows], a hash of what each row is; the least of a group is the group's.
+        fractions: the share of each part; positive, sum 1.
+        seed: another seed, another draw.
+
+    Returns:
+        int64 [rows], the part of each row.
+    """
+    if len(fractions) == 1 or not len(groups):
+        return np.zeros(len(groups), dtype=np.int64)
+    table = _tabulate(groups, labels, identities, seed)
+    totals = np.bincount(labels)
+    wishes: NDArray[np.float64] = np.asarray(fractions, dtype=np.float64)[:, None] * totals
+    part = np.full(len(table.sizes), -1, dtype=np.int64)
+    _place_groups(table, wishes, totals, part)
+    _place_singles(table, wishes, fractions, part)
+    _cover(table, totals, len(fractions), part)
+    return part[table.of_row]
+
+
+def mixed(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Scramble each value by itself, differently for each seed.
+
+    Source: the finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators",
+    OOPSLA 2014).
+    """
+    state = values + np.array([seed % 2**64], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    mixed_state: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed_state
+
+
+def _tabulate(groups: Integers, labels: Integers, identities: NDArray[np.uint64], seed: int) -> _Groups:
+    _, of_row = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(of_row)
+    least = np.full(len(sizes), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(least, of_row, identities)
+    num_classes = int(labels.max()) + 1
+    entries, counts = np.unique(of_row * num_classes + labels, return_counts=True)
+    starts = np.searchsorted(entries // num_classes, np.arange(len(sizes) + 1))
+    # Scrambled twice, so that neighbouring seeds have nothing in common.
+    draws = mixed(mixed(least, 0), seed + 1)
+    return _Groups(of_row, sizes, draws, starts, entries % num_classes, counts)
+
+
+def _place_groups(table: _Groups, wishes: NDArray[np.float64], totals: Integers, part: Integers) -> None:
+    """Place the groups of several samples, and take what they bring off the wishes."""
+    rarity = np.empty(len(totals), dtype=np.int64)
+    rarity[np.lexsort((np.arange(len(totals)), totals))] = np.arange(len(totals))
+    rarest = np.minimum.reduceat(rarity[table.classes], table.starts[:-1])
+    tier = np.log2(table.sizes).astype(np.int64)
+    order = np.lexsort((table.draws, -tier, rarest))
+    # Plain lists: a group has few classes, and numpy's overhead on so few numbers is many times the sum itself.
+    missing, classes, counts = wishes.tolist(), table.classes.tolist(), table.counts.tolist()
+    weights = (1.0 / np.maximum(wishes, 1e-9)).tolist()
+    for group in order[table.sizes[order] > 1].tolist():
+        entries = table.entries(group)
+        costs = [
+            sum(counts[e] * (counts[e] - 2.0 * lacks[classes[e]]) * weight[classes[e]] for e in entries)
+            for lacks, weight in zip(missing, weights, strict=True)
+        ]
+        chosen = costs.index(min(costs))
+        part[group] = chosen
+        for e in entries:
+            missing[chosen][classes[e]] -= counts[e]
+    wishes[:] = missing
+
+
+def _place_singles(table: _Groups, wishes: NDArray[np.float64], fractions: Sequence[float], part: Integers) -> None:
+    """Place the samples that stand alone, class by class."""
+    singles = np.flatnonzero(table.sizes == 1)
+    if not singles.size:
+        return
+    label = table.classes[table.starts[singles]]
+    order = np.lexsort((table.draws[singles], label))
+    singles, label = singles[order], label[order]
+    present = _presence(table, part, wishes.shape)
+    carry = np.zeros(len(fractions))
+    # The first part lies in the middle of the draw: when samples are added, those at its borders move between it and
+    # another part, and never from one small part into the other.
+    sequence = [len(fractions) - 1, 0, *range(1, len(fractions) - 1)]
+    for members in np.split(singles, np.flatnonzero(np.diff(label)) + 1):
+        number = table.classes[table.starts[members[0]]]
+        shares = _apportion(len(members), wishes[:, number], np.asarray(fractions), present[:, number] > 0, carry)
+        part[members] = np.repeat(sequence, shares[sequence])
+
+
+def _apportion(
+    count: int,
+    wish: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    carry: NDArray[np.float64],
+) -> Integers:
+    """Whole numbers in the proportion of the wishes, that sum to `count`, by largest remainder.
+
+    A part that has nothing of the class yet gets at least one, as far as they last. Of equal remainders, the part that
+    came off worst so far (`carry`, brought up to date here) is served first.
+    """
+    quota = np.clip(wish, 0.0, None)
+    quota = (quota if quota.sum() > 0 else fractions) * count / (quota.sum() or 1.0)
+    shares = np.floor(quota + 1e-9).astype(np.int64)
+    remainder = np.round(quota - shares, 9)
+    winners = np.lexsort((-carry, -remainder))[: count - int(shares.sum())]
+    shares[winners] += 1
+    for part in np.flatnonzero((shares == 0) & ~present):
+        spare = shares - (~present).astype(np.int64)
+        donor = int(np.argmax(spare))
+        if spare[donor] > 0:
+            shares[donor] -= 1
+            shares[part] += 1
+    carry += quota - shares
+    return shares
+
+
+def _presence(table: _Groups, part: Integers, shape: tuple[int, ...]) -> Integers:
+    """How many groups of each class each part has, int64 [parts, classes]."""
+    present = np.zeros(shape, dtype=np.int64)
+    where = part[table.of_entry]
+    np.add.at(present, (where[where >= 0], table.classes[where >= 0]), 1)
+    return present
+
+
+def _cover(table: _Groups, totals: Integers, num_parts: int, part: Integers) -> None:
+    """Give each part a group of each class that it lacks, where the class has groups enough."""
+    present = _presence(table, part, (num_parts, len(totals)))
+    lacking = np.flatnonzero((present == 0).any(axis=0) & (present.sum(axis=0) >= num_parts))
+    if not lacking.size:
+        return
+    of_entry = table.of_entry
+    for number in lacking[np.argsort(totals[lacking], kind="stable")]:
+        members = of_entry[table.classes == number]
+        members = members[np.lexsort((table.draws[members], table.sizes[members]))]
+        for needy in range(num_parts):
+            if present[needy, number]:
+                continue
+            donor = _donor(table, members, present, part, int(number), strict=True)
+            if donor is None and needy == 0:
+                # Without samples in the first part, the training, a class cannot be learnt at all.
+                donor = _donor(table, members, present, part, int(number), strict=False)
+            if donor is not None:
+                classes = table.classes[list(table.entries(donor))]
+                present[part[donor], classes] -= 1
+                present[needy, classes] += 1
+                part[donor] = needy
+
+
+def _donor(
+    table: _Groups, members: Integers, present: Integers, part: Integers, number: int, *, strict: bool
+) -> int | None:
+    """The smallest group of a class whose part can spare it; `strict` spares the part's other classes, too."""
+    for group in members.tolist():
+        classes = table.classes[list(table.entries(group))] if strict else np.array([number])
+        if (present[part[group], classes] > 1).all():
+            return int(group)
+    return None

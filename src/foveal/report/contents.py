@@ -1,0 +1,260 @@
+"""Everything that a report needs from a run folder, read once and checked."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from foveal.data.manifest import Manifest
+from foveal.errors import ArtifactError
+from foveal.evaluation.plots import draw_plots
+from foveal.extras import require
+from foveal.files import read_json
+from foveal.metrics import SplitMetrics
+from foveal.run_folder import RunFolder
+from foveal.types import SPLITS
+
+PLOT_NAMES = ("confusion_counts", "confusion_rates", "reliability", "roc", "confidence_right_wrong")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model said about each image of a split.
+
+    Attributes:
+        sample_ids: one an image.
+        paths: as in the manifest.
+        labels: int64 [n], the true classes.
+        predicted: int64 [n], the classes that the model chose.
+        probabilities: float64 [n, C], after temperature, in 0..1.
+    """
+
+    sample_ids: list[str]
+    paths: list[str]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """float64 [n]: the probability of the predicted class."""
+        return self.probabilities[np.arange(len(self.predicted)), self.predicted]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Bool [n]: where the prediction is right."""
+        return np.equal(self.labels, self.predicted)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One split that has been evaluated: its metrics, predictions and plots (name to SVG text)."""
+
+    metrics: SplitMetrics
+    predictions: Predictions
+    plots: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """A whole run in memory, but for its images.
+
+    Attributes:
+        run: where it lies.
+        config: the resolved configuration as nested dicts; `config_text` as it is written.
+        environment: versions, hardware, seed, command; empty where unknown.
+        manifest: exactly the data used.
+        epochs: a column of metrics.csv to its values, one an epoch; NaN where a cell is empty.
+        timings: stage to wall and CPU seconds.
+        warnings: what the run warned of, with how often.
+        looks: split to the number of times it was evaluated.
+        bundle: bundle.json, or None.
+        model_summary: layers as text; may be empty.
+        splits: the evaluated splits, in the order train, val, test.
+    """
+
+    run: RunFolder
+    config: dict[str, Any]
+    config_text: str
+    environment: dict[str, Any]
+    manifest: Manifest
+    epochs: dict[str, NDArray[np.float64]]
+    timings: dict[str, dict[str, float]]
+    warnings: dict[str, int]
+    looks: dict[str, int]
+    bundle: dict[str, Any] | None
+    model_summary: str
+    splits: dict[str, Evaluated] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes in their order."""
+        for evaluated in self.splits.values():
+            return evaluated.metrics.class_names
+        return self.manifest.class_names
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One section of the configuration; empty where it is missing."""
+        section = self.config.get(name)
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch, counted from 1, whose weights were kept: the best by the monitored column; None if unknown."""
+        stopping = self.section("train").get("early_stopping")
+        monitor = str(stopping.get("monitor", "val_loss") if isinstance(stopping, dict) else "val_loss")
+        column = self.epochs.get(monitor)
+        if column is None or np.isnan(column).all():
+            return None
+        best = np.nanargmin(column) if monitor.endswith("loss") else np.nanargmax(column)
+        return int(self.epochs["epoch"][best])
+
+
+def read_run(run: RunFolder) -> RunContents:
+    """Read a run folder; only config.yaml and manifest.parquet must be there.
+
+    Raises:
+        ArtifactError: a file is damaged.
+        FovealError: a file is not JSON.
+    """
+    config_text = _text(run.config)
+    bundle = run.bundle / "bundle.json"
+    return RunContents(
+        run=run,
+        config=_yaml(run.config, config_text),
+        config_text=config_text,
+        environment=read_json(run.env) if run.env.is_file() else {},
+        manifest=Manifest.read(run.manifest),
+        epochs=read_epochs(run.metrics) if run.metrics.is_file() else {},
+        timings=read_json(run.timings) if run.timings.is_file() else {},
+        warnings=_read_warnings(run.log) if run.log.is_file() else {},
+        looks={split: len(rows) for split, rows in read_json(run.looks).items()} if run.looks.is_file() else {},
+        bundle=read_json(bundle) if bundle.is_file() else None,
+        model_summary=_text(run.model_summary) if run.model_summary.is_file() else "",
+        splits={
+            split: _read_split(run, split) for split in SPLITS if (run.evaluation(split) / "metrics.json").is_file()
+        },
+    )
+
+
+def class_counts(run: RunContents) -> dict[str, NDArray[np.int64]]:
+    """Usable samples of each class in each split that has any: split to int64 [C]."""
+    usable = run.manifest.take(run.manifest.usable())  # a quarantined row may be of no class
+    ids, codes, num_classes = usable.label_ids(), usable.split_codes(), len(usable.class_names)
+    counts = {split: np.bincount(ids[codes == place], minlength=num_classes) for place, split in enumerate(SPLITS)}
+    return {split: values for split, values in counts.items() if values.any()}
+
+
+def read_epochs(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The columns of metrics.csv, float64 [epochs]; an empty cell is NaN, and `epoch` is always there.
+
+    Raises:
+        ArtifactError: a cell is not a number.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    problems: list[str] = []
+    columns = {name: [_cell(row.get(name), path, number, name, problems) for number, row in enumerate(rows, 2)]
+               for name in (rows[0] if rows else {})}  # fmt: skip
+    if problems:
+        raise ArtifactError(f"{path} holds cells that are not numbers.", problems=problems)
+    epochs = {name: np.array(values, dtype=np.float64) for name, values in columns.items() if name}
+    if rows and ("epoch" not in epochs or np.isnan(epochs["epoch"]).any()):
+        epochs["epoch"] = np.arange(1.0, len(rows) + 1)
+    return epochs
+
+
+def _cell(text: str | None, path: Path, row: int, name: str, problems: list[str]) -> float:
+    if not text:
+        return float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        problems.append(f"line {row}, {name}: {text!r}")
+        return float("nan")
+
+
+def _yaml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ArtifactError(f"{path} is not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path} should hold the sections of a configuration, and holds {type(config).__name__}.")
+    return config
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _read_warnings(path: Path) -> dict[str, int]:
+    """Messages of the events named "warning", in order, with how often each came.
+
+    A run that was killed may leave half a last line; it is left out.
+    """
+    found: dict[str, int] = {}
+    for line in _text(path).splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "warning":
+            message = str(event.get("message", ""))
+            found[message] = found.get(message, 0) + 1
+    return found
+
+
+def _read_split(run: RunFolder, split: str) -> Evaluated:
+    folder = run.evaluation(split)
+    metrics = SplitMetrics.read(folder / "metrics.json")
+    predictions = _read_predictions(folder / "predictions.parquet", metrics)
+    files = {name: folder / "plots" / f"{name}.svg" for name in PLOT_NAMES}
+    if all(path.is_file() for path in files.values()):
+        return Evaluated(metrics, predictions, {name: _text(path) for name, path in files.items()})
+    return Evaluated(metrics, predictions, draw_plots(metrics, predictions.labels, predictions.probabilities))
+
+
+def _read_predictions(path: Path, metrics: SplitMetrics) -> Predictions:
+    """The table of predictions, its classes aligned by name.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, lacks a column, or names a class that the metrics do not know.
+    """
+    parquet = require("pyarrow.parquet", extra="train", purpose="read predictions.parquet")
+    arrow = require("pyarrow", extra="train", purpose="read predictions.parquet")
+    names = list(metrics.class_names)
+    columns = ["sample_id", "path", "label", "predicted", *(f"p_{name}" for name in names)]
+    try:
+        table = parquet.read_table(path)
+    except (OSError, arrow.ArrowException) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}.", fix="run foveal evaluate again.") from error
+    problems = [f"no column {name!r}" for name in columns if name not in table.column_names]
+    problems += [] if problems else _unknown_classes(table, set(names))
+    if problems:
+        raise ArtifactError(
+            f"{path} does not fit its metrics.json.", problems=problems, fix="run foveal evaluate again."
+        )
+    index = {name: position for position, name in enumerate(names)}
+    return Predictions(
+        sample_ids=[str(value) for value in table["sample_id"].to_pylist()],
+        paths=[str(value) for value in table["path"].to_pylist()],
+        labels=np.array([index[name] for name in table["label"].to_pylist()], dtype=np.int64),
+        predicted=np.array([index[name] for name in table["predicted"].to_pylist()], dtype=np.int64),
+        probabilities=np.stack([table[f"p_{name}"].to_numpy().astype(np.float64) for name in names], axis=1),
+    )
+
+
+def _unknown_classes(table: Any, names: set[str]) -> list[str]:
+    return [
+        f"{column}: {value!r} is none of the classes"
+        for column in ("label", "predicted")
+        for value in table[column].unique().to_pylist()
+        if value not in names
+    ]

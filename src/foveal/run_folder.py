@@ -1,0 +1,250 @@
+"""The run folder: all that passes between stages, and who may write to it.
+
+```
+RUN/
+  config.yaml  env.json  manifest.parquet  log.jsonl  metrics.csv  timings.json  model.txt  report.html
+  checkpoints/{best,last}.ckpt   bundle/{bundle.json,model.safetensors}
+  evaluation/looks.json          evaluation/SPLIT/{metrics.json,predictions.parquet,plots/*.svg}
+```
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from foveal.errors import ArtifactError
+from foveal.files import read_json, write_json
+
+_PACKAGES = (
+    "foveal", "torch", "torchvision", "timm", "lightning", "kornia", "numpy", "pillow", "scikit-learn", "pyarrow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of one run lies. Creating the object touches nothing; `prepare` makes the folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def env(self) -> Path:
+        """Versions, git, hardware, seed."""
+        return self.path / "env.json"
+
+    @property
+    def manifest(self) -> Path:
+        """Exactly the data used."""
+        return self.path / "manifest.parquet"
+
+    @property
+    def log(self) -> Path:
+        """Events, one JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def timings(self) -> Path:
+        """Wall and CPU seconds a stage."""
+        return self.path / "timings.json"
+
+    @property
+    def model_summary(self) -> Path:
+        """Layer summary, parameters, multiply-accumulates."""
+        return self.path / "model.txt"
+
+    @property
+    def weights_origin(self) -> Path:
+        """Where the starting weights came from, and their licence."""
+        return self.path / "checkpoints" / "origin.json"
+
+    def read_weights_origin(self) -> dict[str, str]:
+        """What `weights_origin` holds: source, tag, licence."""
+        origin: dict[str, str] = read_json(self.weights_origin)
+        return origin
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `best.ckpt` and `last.ckpt`."""
+        return self.path / "checkpoints"
+
+    @property
+    def bundle(self) -> Path:
+        """The deployable folder."""
+        return self.path / "bundle"
+
+    @property
+    def looks(self) -> Path:
+        """How often each split was evaluated, and when."""
+        return self.path / "evaluation" / "looks.json"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.path / "report.html"
+
+    def evaluation(self, split: str) -> Path:
+        """Folder of one split's metrics.json, predictions.parquet and plots."""
+        return self.path / "evaluation" / split
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written to, before any work.
+
+        Raises:
+            ArtifactError: it cannot be made or written to.
+        """
+        probe = self.path / f".write-test-{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise ArtifactError(
+                f"The run folder {self.path} cannot be written to: {error.strerror or error}.",
+                fix="choose another --out, or mend the folder's permissions.",
+            ) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder for this process alone; the lock falls with the process, however it ends.
+
+        Raises:
+            ArtifactError: another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no advisory locks of this kind
+            yield
+            return
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise ArtifactError(
+                    f"Another process ({stream.read().strip() or 'unknown'}) is working in {self.path}.",
+                    fix="wait for it to end, or choose another --out.",
+                ) from error
+            stream.truncate(0)
+            stream.write(f"pid {os.getpid()}")
+            stream.flush()
+            yield
+
+    def log_event(self, event: str, **fields: Any) -> None:
+        """Append one event to log.jsonl."""
+        line = {"time": now(), "event": event, **fields}
+        with self.log.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def count_look(self, split: str, verb: str) -> int:
+        """Note that `split` was evaluated by `verb`; returns how often it now has been.
+
+        A test split that is looked at again and again, with decisions taken in between, is no test any more.
+        """
+        looks: dict[str, list[dict[str, str]]] = read_json(self.looks) if self.looks.exists() else {}
+        looks.setdefault(split, []).append({"time": now(), "verb": verb})
+        write_json(self.looks, looks)
+        return len(looks[split])
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the run and write it to timings.json, also when it fails."""
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        try:
+            yield
+        finally:
+            timings = read_json(self.timings) if self.timings.exists() else {}
+            row = timings.setdefault(name, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
+            row["wall_seconds"] = round(row["wall_seconds"] + time.perf_counter() - wall, 3)
+            row["cpu_seconds"] = round(row["cpu_seconds"] + cpu_seconds() - cpu, 3)
+            write_json(self.timings, timings)
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def cpu_seconds() -> float:
+    """CPU seconds that this process and its ended children have used, user and system."""
+    return sum(os.times()[:4])
+
+
+def describe_environment(*, seed: int, device: str) -> dict[str, Any]:
+    """Versions, git commit of the working folder, hardware and seed, as written to env.json."""
+    return {
+        "time": now(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": _git_commit(),
+        "cpu": _cpu_name(),
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "device": device,
+        "seed": seed,
+        "command": sys.argv,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder one stands in; None outside of git or without the command."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True, encoding="utf-8"
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `path` is a run that finished at least its first stage."""
+    return (path / "config.yaml").is_file() and (path / "manifest.parquet").is_file()
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run.
+
+    Raises:
+        ArtifactError: `path` is no run folder.
+    """
+    if not is_run_folder(path):
+        raise ArtifactError(
+            f"{path} is not a run folder: it has no config.yaml and manifest.parquet.",
+            fix="give the folder that `foveal train --out` wrote.",
+        )
+    return RunFolder(path)

@@ -1,0 +1,157 @@
+"""From the wishes of a configuration and the facts of data and machine to what will be done."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from foveal.data.pixels import Geometry
+from foveal.errors import ConfigError
+from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, Architecture, pretrained_facts
+from foveal.model.devices import choose_device
+from foveal.training.config import Config, ResolvedConfig
+
+STEPS_FROM_WEIGHTS = 1_500
+STEPS_FROM_SCRATCH = 3_000
+DEFAULT_CROP_FRACTION = 0.95
+LARGEST_DEFAULT_SIDE_PX = 224
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `resolve` must know of the data and the machine.
+
+    Attributes:
+        data_format: what DATA was recognised as.
+        num_train: training images, as far as known; an estimate before the split is drawn.
+        num_samples: images in all splits.
+        median_side_px: median of the images' shorter sides, boxes' where there are boxes.
+        median_aspect: median of longer by shorter side.
+    """
+
+    data_format: Literal["folder", "split_folders", "csv", "parquet"]
+    num_train: int
+    num_samples: int
+    median_side_px: int
+    median_aspect: float
+
+
+def resolve(config: Config, facts: Facts) -> ResolvedConfig:
+    """Replace every "auto" by what suits the facts.
+
+    Raises:
+        ConfigError: the model or the device does not exist, or the store was forced on and is too large for its cap.
+    """
+    weights = pretrained_facts(config.model.name)
+    starts_from_weights = config.model.weights != "none"
+    device = choose_device(config.train.device)
+    batch_size = _batch_size(config, facts, device)
+    data = _resolve_data(config, facts, weights)
+    lr = config.optim.lr
+    if lr == "auto":
+        lr = {"adamw": (2e-3, 5e-4), "sgd": (0.1, 0.02)}[config.optim.name][starts_from_weights]
+    epochs = config.train.epochs
+    if epochs == "auto":
+        steps = STEPS_FROM_WEIGHTS if starts_from_weights else STEPS_FROM_SCRATCH
+        epochs = min(60, max(5, math.ceil(steps * batch_size / max(1, facts.num_train))))
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if _has_fast_bfloat16(device) else "fp32"
+    tree = config.model_dump()
+    tree["data"] |= data
+    tree["optim"]["lr"] = lr
+    tree["train"] |= {"epochs": epochs, "batch_size": batch_size, "precision": precision, "device": device.type}
+    return ResolvedConfig.model_validate(tree)
+
+
+def geometry_of(config: ResolvedConfig) -> Geometry:
+    """The spatial preprocessing that a configuration asks for."""
+    size_px = config.data.image_size
+    # Only a cut needs something around the square; padded and squeezed images already are the square.
+    store_px = math.ceil(size_px / config.data.crop_fraction) if config.data.fit == "crop" else size_px
+    return Geometry(
+        size_px=size_px,
+        store_px=store_px,
+        fit=config.data.fit,
+        interpolation=config.data.interpolation,
+        background=config.data.background,
+    )
+
+
+def architecture_of(config: ResolvedConfig, num_classes: int) -> Architecture:
+    """The network that a configuration asks for."""
+    weights = pretrained_facts(config.model.name) if config.model.weights == "pretrained" else {}
+    return Architecture(
+        name=config.model.name.partition(".")[0],
+        num_classes=num_classes,
+        image_size=config.data.image_size,
+        dropout=config.model.head.dropout,
+        mean=tuple(weights.get("mean", IMAGENET_MEAN)),
+        std=tuple(weights.get("std", IMAGENET_STD)),
+    )
+
+
+def store_bytes(num_samples: int, median_aspect: float, store_px: int) -> int:
+    """Estimated size of a store, in bytes."""
+    return int(num_samples * store_px * store_px * 3 * min(4.0, median_aspect))
+
+
+def _resolve_data(config: Config, facts: Facts, weights: dict[str, Any]) -> dict[str, Any]:
+    data = config.data
+    pretrained = config.model.weights == "pretrained"
+    own_side = int(weights.get("input_size", (3, LARGEST_DEFAULT_SIDE_PX, 0))[1])
+    size_px = data.image_size
+    if size_px == "auto":
+        size_px = own_side if pretrained or weights.get("fixed_input_size") else _fitting_side(facts.median_side_px)
+    own_crop = float(weights.get("crop_pct") or DEFAULT_CROP_FRACTION) if pretrained else DEFAULT_CROP_FRACTION
+    crop = max(0.51, own_crop) if data.crop_fraction == "auto" else data.crop_fraction
+    filter_name = data.interpolation
+    if filter_name == "auto":
+        own = str(weights.get("interpolation", "bicubic")) if pretrained else "bicubic"
+        filter_name = own if own in {"bilinear", "bicubic", "lanczos"} else "bicubic"  # type: ignore[assignment]
+    store_px = math.ceil(size_px / crop) if data.fit == "crop" else size_px
+    needed, cap = store_bytes(facts.num_samples, facts.median_aspect, store_px), int(data.store_cap_gib * (1 << 30))
+    if data.store == "on" and needed > cap:
+        raise ConfigError(
+            f"data.store=on: the decoded images need about {needed / (1 << 30):.1f} GiB, and data.store_cap_gib is "
+            f"{data.store_cap_gib:g}.",
+            fix="raise data.store_cap_gib, lower data.image_size, or leave data.store=auto to decode on the fly.",
+        )
+    return {
+        "format": facts.data_format if data.format == "auto" else data.format,
+        "image_size": size_px,
+        "crop_fraction": crop,
+        "interpolation": filter_name,
+        "num_workers": min(16, num_cpus()) if data.num_workers == "auto" else data.num_workers,
+        "store": data.store if data.store != "auto" else "on" if needed <= cap else "off",
+    }
+
+
+def _fitting_side(median_side_px: int) -> int:
+    """The multiple of 32 nearest to the images' own size, from 32 up to the usual 224."""
+    return min(LARGEST_DEFAULT_SIDE_PX, max(32, 32 * round(median_side_px / 32)))
+
+
+def _batch_size(config: Config, facts: Facts, device: torch.device) -> int:
+    if config.train.batch_size != "auto":
+        return config.train.batch_size
+    usual = 64 if device.type == "cpu" else 128
+    # At least twenty steps an epoch, so that a small set is not passed over in three.
+    return max(8, min(usual, 8 * (facts.num_train // 160)))
+
+
+def num_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware: on a CPU that takes AMX, without which it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16"))
