@@ -127,7 +127,7 @@ def train(
         if out is None:
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
         done = run(data, out, config=config, overrides=settings, resume=resume, force=force, progress=_progress())
-        lines = [f"{name.capitalize()}: {metrics.sentence()}." for name, metrics in reversed(list(done.metrics.items()))]
+        lines = [f"{name.capitalize()}: {done.metrics[name].sentence()}." for name in ("test", "val", "train")]
         _finish(
             done.to_dict(),
             as_json,

@@ -78,4 +78,4 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print one line on stderr, markup off."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)

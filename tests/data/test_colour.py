@@ -47,6 +47,16 @@ def test_transparent_grey_of_any_depth(bits: int) -> None:
     assert "transparency composited" in decoded.notes
 
 
+def test_transparent_gif() -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 0, 0, 0, 200, 0, 0, 0, 99])
+    for x in range(3):
+        image.putpixel((x, 0), x)
+    decoded = decode(factory.saved(image, "GIF", transparency=1), BLUISH)
+    assert decoded.pixels.tolist() == [[[255, 0, 0], [1, 2, 103], [0, 0, 99]]]
+    assert decoded.notes == ("transparency composited",)
+
+
 def test_transparent_colour_of_8_and_16_bits() -> None:
     key = factory.chunk(b"tRNS", bytes([0, 9, 0, 8, 0, 7]))
     decoded = decode(factory.png(3, 1, 8, 2, bytes([9, 8, 7, 9, 8, 6, 0, 0, 0]), before=key), BLUISH)
@@ -80,16 +90,25 @@ def test_compositing_is_exact_for_every_colour_and_opacity() -> None:
     assert np.array_equal(decoded.pixels, expected)
 
 
-@pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
-def test_modes_with_opacity_that_only_memory_knows(mode: str) -> None:
-    via = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}[mode]
-    image = Image.new(via, (2, 2), (200, 0) if via == "LA" else (200, 40, 10, 0))
-    image.putpixel((1, 1), (80, 255) if via == "LA" else (80, 80, 80, 255))
-    expected = np.full((2, 2, 3), (1, 2, 103))
-    expected[1, 1] = 80
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_premultiplied_opacity(mode: str) -> None:
+    via = mode.upper()
+    image = Image.new(via, (2, 1), (200, 0) if via == "LA" else (200, 40, 10, 0))
+    image.putpixel((1, 0), (80, 255) if via == "LA" else (80, 80, 80, 255))
     decoded = decode_image(image.convert(mode), BLUISH)
-    assert decoded.pixels.tolist() == expected.tolist()
+    assert decoded.pixels.tolist() == [[[1, 2, 103], [80, 80, 80]]]
     assert (decoded.format, decoded.mode) == ("MEMORY", mode)
+
+
+def test_palette_with_opacity_beside_it() -> None:
+    palette = np.zeros((3, 256), "<u2")
+    palette[:, 7] = (200 * 257, 40 * 257, 10 * 257)
+    samples = np.array([[[7, 0], [7, 102], [7, 255]]], np.uint8)
+    tags = {320: (3, 768, palette.tobytes()), 338: (3, 1, b"\2\0")}
+    decoded = decode(factory.tiff(samples, bits=8, photometric=3, tags=tags), BLUISH)
+    # 0.4 * (200, 40, 10) + 0.6 * (1, 2, 103)
+    assert decoded.pixels.tolist() == [[[1, 2, 103], [81, 17, 66], [200, 40, 10]]]
+    assert decoded.mode == "PA"
 
 
 def test_bmp_whose_opacity_was_never_used() -> None:
@@ -157,9 +176,10 @@ def test_grey_with_the_profile_of_a_colour_photograph() -> None:
     grey = Image.fromarray(np.array([[0, 100, 255]], np.uint8))
     decoded = decode(factory.saved(grey, "PNG", icc_profile=factory.srgb_profile()))
     assert decoded.pixels.tolist() == [[BLACK, [100] * 3, WHITE]]
-    decoded = decode(factory.saved(grey, "PNG", icc_profile=factory.adobe_rgb_profile()))
-    # Neutral stays neutral; gamma 2.2 instead of sRGB's curve moves 100 a little.
-    assert np.abs(decoded.pixels[0, 1].astype(int) - 100).max() <= 2
+    # In linear light, 100/255 = 0.392 is 168.5 in sRGB; neutral stays neutral.
+    linear = factory.rgb_profile(factory.ADOBE_RGB_TO_XYZ, 1.0)
+    decoded = decode(factory.saved(grey, "PNG", icc_profile=linear))
+    assert np.abs(decoded.pixels - np.array([[BLACK, [168.5] * 3, WHITE]])).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -180,7 +200,18 @@ def test_profiles_that_do_not_fit_are_ignored_with_a_note(profile: bytes, note: 
     assert np.array_equal(decoded.pixels, factory.scene())
 
 
-def test_lab_and_ycbcr_tiff() -> None:
+def test_a_profile_that_is_not_whole() -> None:
+    half = b"ICC_PROFILE\0\1\2" + factory.adobe_rgb_profile()
+    broken = factory.chunk(b"iCCP", b"profile\0\0nonsense")
+    for content in (
+        factory.jpeg_with_segment(0xE2, half),
+        factory.png(1, 1, 8, 2, b"abc", before=broken),
+        factory.png(1, 1, 8, 0, b"a", before=broken),
+    ):
+        assert decode(content).notes == ("broken ICC profile ignored",)
+
+
+def test_lab_and_ycbcr() -> None:
     # L* = 100 * L / 255, a* and b* signed: white, a mid grey, a strong red.
     stored = np.array([[[255, 0, 0], [137, 0, 0], [138, 79, 67]]], np.uint8)
     decoded = decode(factory.tiff(stored, bits=8, photometric=8))
@@ -190,9 +221,13 @@ def test_lab_and_ycbcr_tiff() -> None:
     assert np.abs(decoded.pixels - srgb_from_xyz_d50(xyz)).max() <= 2
     assert decoded.mode == "LAB"
     # JFIF: R = Y + 1.402 (Cr - 128), G = Y - 0.3441 (Cb - 128) - 0.7141 (Cr - 128), B = Y + 1.772 (Cb - 128).
-    ycbcr = np.array([[[100, 128, 128], [100, 148, 158]]], np.uint8)
-    decoded = decode(factory.tiff(ycbcr, bits=8, photometric=6))
-    assert np.abs(decoded.pixels - np.array([[[100, 100, 100], [142.1, 71.7, 135.4]]])).max() <= 1
+    image = Image.new("YCbCr", (2, 1), (100, 128, 128))
+    image.putpixel((1, 0), (100, 148, 158))
+    expected = np.array([[[100, 100, 100], [142.1, 71.7, 135.4]]])
+    assert np.abs(decode_image(image).pixels - expected).max() <= 1
+    # As scanners write it: JPEG inside a TIFF, which is YCbCr there.
+    in_tiff = decode(factory.saved(factory.scene(), "TIFF", compression="jpeg", quality=95))
+    assert np.abs(in_tiff.pixels.astype(int) - factory.scene()).mean() < 3
 
 
 def test_hsv() -> None:

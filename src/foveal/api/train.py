@@ -1,17 +1,19 @@
 """`foveal train`: fit, evaluate, report, bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from foveal.api.results import TrainResult
 from foveal.config import load
-from foveal.data.manifest import Manifest
+from foveal.data.manifest import Manifest, is_manifest
 from foveal.errors import ArtifactError, ConfigError
 from foveal.experiments.run import Prepared, draw_split, execute, prepare
 from foveal.model.build import build
 from foveal.progress import Progress, Silence
+from foveal.report.contents import PLOT_NAMES
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training import checkpoint
@@ -19,6 +21,9 @@ from foveal.training.config import Config, ResolvedConfig
 from foveal.training.plan import TrainPlan, make_plan
 from foveal.training.resolve import architecture_of
 from foveal.types import SPLITS
+
+_PLACES = ("checkpoints", "bundle", "evaluation")
+_RUN_PLOTS = ("class_distribution", "curves_loss", "curves_accuracy", "curves_macro_f1", "curves_lr")
 
 
 def train(
@@ -36,14 +41,14 @@ def train(
     Args:
         data: a folder of class folders, a folder of train/val/test, or a table; not needed to resume.
         out: the run folder.
-        config: a configuration, or a YAML file of one; the defaults if not given.
+        config: a configuration, or a YAML file of one; the defaults if not given. A run that goes on keeps its own.
         overrides: texts such as "train.epochs=8", applied on top.
         resume: whether to go on with the run in `out`, exactly as if it had not been interrupted.
         force: whether to start anew in a folder that holds a run or other files.
         progress: where to show it; nowhere if not given.
 
     Raises:
-        ConfigError: keys or values are wrong; all at once.
+        ConfigError: keys or values are wrong, or not those of the run that is to go on; all at once.
         DataError: the data is not what training needs; all problems at once.
         ArtifactError: `out` cannot be written or holds a run already, or the starting weights cannot be had.
         TrainingError: the loss is not finite, or memory ran out.
@@ -56,17 +61,21 @@ def train(
     progress = progress or Silence()
     run = RunFolder(Path(out))
     going_on = resume and is_run_folder(run.path)
+    if resume and force:
+        raise ConfigError("--resume goes on with a run and --force starts it anew.", fix="give one of them.")
     if data is None and not going_on:
         if resume:
             open_run(run.path)
         raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
+    chosen = _configuration(config, overrides)
     if not going_on:
         _check_free(run, force=force)
-    chosen = _configuration(config, overrides)
     run.prepare()
     with run.lock():
         if going_on:
-            prepared = Prepared(load(ResolvedConfig, run.config), Manifest.read(run.manifest), resumed=True)
+            prepared = _take_up(run, chosen)
+            if data is not None:
+                progress.say("Going on with the data that the run began with; DATA is not read again.")
         else:
             _clear(run)
             with run.stage("scan"):
@@ -105,36 +114,106 @@ def plan(
 
 def _configuration(config: Config | str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
     if isinstance(config, Config):
-        return load(Config, None, overrides, base=config.model_dump(mode="json"))
+        return load(Config, None, overrides, base=config.model_dump(mode="json", exclude_unset=True))
     return load(Config, None if config is None else Path(config), overrides)
 
 
+def _take_up(run: RunFolder, chosen: Config) -> Prepared:
+    """A run as it was left; what it was interrupted in the middle of writing is swept away.
+
+    Raises:
+        ConfigError: keys are given whose values are not those of the run, or its device is not there.
+        ArtifactError: its manifest is damaged.
+    """
+    from foveal.model.devices import choose_device
+
+    config = load(ResolvedConfig, run.config)
+    held = dict(_leaves(config.model_dump(mode="json")))
+    given = _leaves(chosen.model_dump(mode="json", exclude_unset=True))
+    problems = [
+        f"{key}: the run has {held[key]!r}, and {value!r} is asked for"
+        for key, value in given
+        if value not in ("auto", held[key])
+    ]
+    if problems:
+        raise ConfigError(
+            f"{run.path} was begun with another configuration, and a run that goes on keeps its own.",
+            problems=problems,
+            fix="leave these keys out to go on, or train anew with another --out.",
+        )
+    choose_device(config.train.device)
+    _sweep(run)
+    return Prepared(config, Manifest.read(run.manifest), resumed=True)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def _check_free(run: RunFolder, *, force: bool) -> None:
-    """Refuse to write into a folder that holds anything, unless told to."""
-    if force or not run.path.is_dir():
-        return
-    if is_run_folder(run.path):
+    """Refuse to write into a folder that holds anything, unless told to; and over files that are not ours, always."""
+    if not run.path.is_dir():
+        return  # where a file stands in its place, `prepare` says so
+    if is_run_folder(run.path) and not force:
         raise ArtifactError(
             f"{run.path} holds a run already.",
             fix="choose another --out, go on with it by --resume, or start anew by --force.",
         )
-    of_no_weight = {".lock", run.timings.name, run.log.name}
+    own, ours = _files(run), _is_ours(run)
+    foreign = [] if ours else sorted(str(file.relative_to(run.path)) for file in own if file.exists())
+    if foreign:
+        raise ArtifactError(
+            f"{run.path} is no run of foveal, and holds files that a run would overwrite: {', '.join(foreign[:5])}.",
+            fix="choose another --out.",
+        )
+    # A start that ended early, as by a wrong label, left nothing that anybody would miss.
+    of_no_weight = {".lock", *_PLACES, *(file.name for file in own)} if ours else {".lock"}
     held = sorted(path.name for path in run.path.iterdir() if path.name not in of_no_weight)
-    if held:
+    if held and not force:
         raise ArtifactError(
             f"{run.path} is not empty: it holds {', '.join(held[:5])}.",
             fix="choose another --out, or write into it all the same by --force.",
         )
 
 
+def _is_ours(run: RunFolder) -> bool:
+    """Whether foveal has worked in this folder: the lock says so, and where a copy lacks it, the manifest."""
+    lock = run.path / ".lock"
+    if lock.is_file():
+        content = lock.read_bytes()
+        return not content or content.startswith(b"pid ")
+    with suppress(ArtifactError):
+        return is_run_folder(run.path) and is_manifest(run.manifest)
+    return False
+
+
 def _clear(run: RunFolder) -> None:
     """Remove what an earlier run left, by name: nothing that foveal did not write is ever touched."""
-    files = [run.config, run.manifest, run.log, run.metrics, run.timings, run.model_summary, run.report, run.looks]
+    for file in _files(run):
+        file.unlink(missing_ok=True)
+    _sweep(run)
+
+
+def _files(run: RunFolder) -> list[Path]:
+    """Every file of a run, by name, whether it is there or not; but for the lock."""
+    files = [run.config, run.env, run.manifest, run.log, run.metrics, run.timings, run.model_summary, run.report]
     files += [run.checkpoints / name for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST)]
-    files += [run.weights_origin, run.bundle / "bundle.json", run.bundle / "model.safetensors"]
-    for name in SPLITS:
-        folder = run.evaluation(name)
-        files += [folder / "metrics.json", folder / "predictions.parquet", *(folder / "plots").glob("*.svg")]
-    for file in files:
-        with suppress(FileNotFoundError):
-            file.unlink()
+    files += [run.weights_origin, run.bundle / "bundle.json", run.bundle / "model.safetensors", run.looks]
+    files += [run.path / "evaluation" / f"{name}.svg" for name in _RUN_PLOTS]
+    for split in SPLITS:
+        folder = run.evaluation(split)
+        files += [folder / "metrics.json", folder / "predictions.parquet"]
+        files += [folder / "plots" / f"{name}.svg" for name in PLOT_NAMES]
+    return files
+
+
+def _sweep(run: RunFolder) -> None:
+    """Remove the halves of files that a killed process was writing; the lock says that nobody writes now."""
+    halves = [half for file in _files(run) for half in file.parent.glob(f".{file.name[:32]}.*.partial")]
+    for half in (*halves, *run.checkpoints.glob(f".{checkpoint.PREVIOUS}.*")):
+        half.unlink(missing_ok=True)

@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from foveal.config import plain_yaml
 from foveal.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Tree = dict[str, Any]
+
+# Where these happen, every part of the place is a key that the user wrote.
+_KEY_ERRORS = {"extra_forbidden", "invalid_key"}
 
 
 def load(
@@ -43,13 +46,13 @@ def read_yaml(file: Path) -> Tree:
     """Read one YAML mapping with the safe loader.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
+        ConfigError: the file is missing, is not YAML, names a key twice, or is not a mapping.
     """
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        tree = plain_yaml.parse(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {file} cannot be read: {error}.", fix="check the path.") from error
-    except yaml.YAMLError as error:
+    except plain_yaml.YamlError as error:
         raise ConfigError(f"{file} is not valid YAML: {error}", fix="mend the line that is named.") from error
     if tree is None:
         return {}
@@ -68,7 +71,7 @@ def validate(
     """
     problems = list(earlier_problems)
     try:
-        config = model.model_validate(tree)
+        config = model.model_validate(_without_empty_sections(model, tree))
     except ValidationError as error:
         problems += _explain_all(model, error)
         raise _all_wrong(problems, origin) from error
@@ -79,8 +82,7 @@ def validate(
 
 def dump_yaml(config: BaseModel) -> str:
     """The configuration as YAML, in the order of its fields, that `load` reads back equal."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    return text
+    return plain_yaml.dump(config.model_dump(mode="json"))
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -105,29 +107,30 @@ def _override(tree: Tree, text: str) -> str | None:
     key, sign, value = text.partition("=")
     if not sign or not all(key.split(".")):
         return f"--set {text}: expected section.key=value, as in --set train.epochs=8"
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
-    # YAML 1.1 reads 1e-3 as text for want of a dot; people mean the number.
-    if isinstance(parsed, str):
-        parsed = _number(parsed)
     node = tree
     *sections, last = key.split(".")
     for section in sections:
-        below = node.setdefault(section, {})
+        if node.get(section) is None:  # also a section of the file with nothing below it
+            node[section] = {}
+        below = node[section]
         if not isinstance(below, dict):
             return f"--set {text}: {section} is a value, not a section"
         node = below
-    node[last] = parsed
+    node[last] = plain_yaml.parse_value(value)
     return None
 
 
-def _number(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _without_empty_sections(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
+    """Drop `train:` with nothing below it, as is left where all its keys are commented out."""
+    kept: Tree = {}
+    for key, value in tree.items():
+        field = model.model_fields.get(key)
+        inner = _section_of(field) if field else None
+        if inner is None:
+            kept[key] = value
+        elif value is not None:
+            kept[key] = _without_empty_sections(inner, value) if isinstance(value, Mapping) else value
+    return kept
 
 
 def _all_wrong(problems: Sequence[str], origin: str) -> ConfigError:
@@ -143,25 +146,23 @@ def _explain_all(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One line a dotted key: a field that may be one of several types is one problem, not one a type."""
     branches: dict[str, list[Mapping[str, Any]]] = {}
     for detail in error.errors():
-        path = [str(part) for part in detail["loc"] if not _is_type_tag(str(part))]
-        branches.setdefault(".".join(path) or "(root)", []).append(detail)
+        parts = [str(part) for part in detail["loc"]]
+        if detail["type"] not in _KEY_ERRORS:
+            parts = [part for part in parts if not _is_type_tag(part)]
+        branches.setdefault(".".join(parts) or "(root)", []).append(detail)
     return [_explain(model, dotted, details) for dotted, details in branches.items()]
 
 
 def _explain(model: type[BaseModel], dotted: str, details: Sequence[Mapping[str, Any]]) -> str:
-    if details[0]["type"] == "extra_forbidden":
-        keys = [key for key, _ in known_keys(model)]
-        near = difflib.get_close_matches(dotted, keys, n=1, cutoff=0.6) or [
-            key for key in keys if key.rpartition(".")[2] == dotted.rpartition(".")[2]
-        ]
-        return f"{dotted}: no such key" + (f"; did you mean {near[0]}?" if near else "")
-    if details[0]["type"] == "missing":
+    kind = details[0]["type"]
+    if kind in _KEY_ERRORS:
+        return f"{dotted}: no such key{_nearest(model, dotted)}"
+    if kind == "missing":
         return f"{dotted}: is required"
-    messages = [str(detail["msg"]).removeprefix("Input should be ") for detail in details]
-    if details[0]["type"] == "value_error":
-        return f"{dotted}: {messages[0].removeprefix('Value error, ')}"
+    if kind == "value_error":
+        return f"{dotted}: {str(details[0]['msg']).removeprefix('Value error, ')}"
     came = details[0].get("input")
-    problem = f"{dotted}: expected {' or '.join(messages)}"
+    problem = f"{dotted}: expected {' or '.join(_expected(detail) for detail in details)}"
     if not isinstance(came, dict):
         problem += f", and came {came!r}"
     choices = [choice for detail in details for choice in _choices(detail)]
@@ -170,10 +171,34 @@ def _explain(model: type[BaseModel], dotted: str, details: Sequence[Mapping[str,
     return problem
 
 
+def _nearest(model: type[BaseModel], dotted: str) -> str:
+    """What may have been meant: the same name in another section before another name that looks alike."""
+    keys = [key for key, _ in known_keys(model)]
+    if dotted in keys:  # written as one word in a file
+        section, _, name = dotted.rpartition(".")
+        return f" of that name with a dot; write {name}: below {section}:"
+    near = [key for key in keys if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    if not near:
+        sections = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
+        near = difflib.get_close_matches(dotted, [*keys, *sorted(sections)], n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _expected(detail: Mapping[str, Any]) -> str:
+    kind = detail["type"]
+    if kind in {"model_type", "model_attributes_type"}:
+        return "a section with keys of its own"
+    if kind in {"tuple_type", "list_type"}:
+        return "a list, as in [a, b]"
+    # Pydantic goes on to say why a text cannot be parsed, which the value itself shows.
+    words = str(detail["msg"]).removeprefix("Input should be ").partition(", unable to")[0]
+    return words.partition(", got a number")[0] + (" without a fraction" if kind == "int_from_float" else "")
+
+
 def _is_type_tag(part: str) -> bool:
     """Whether a location part is pydantic's name for a branch of a union, which no user wrote."""
     return part in {"int", "float", "str", "bool"} or part.startswith(
-        ("literal[", "constrained-", "list[", "function-")
+        ("literal[", "constrained-", "list[", "tuple[", "function-")
     )
 
 

@@ -55,10 +55,11 @@ def to_srgb(image: Image.Image, background: tuple[int, int, int], rawmode: str =
     Raises:
         ImageRejectedError: the mode or the values have no meaning as a picture.
     """
-    profile, key = image.info.get("icc_profile"), image.info.get("transparency")
+    profile, key = image.info.get("icc_profile", b""), image.info.get("transparency")
+    # None says that one is there, but not whole.
+    notes = ["broken ICC profile ignored"] if profile is None else []
     if image.mode == "RGB" and not profile and key is None:
-        return image, []
-    notes: list[str] = []
+        return image, notes
     alpha = _alpha(image, key, rawmode)
     if key is not None:
         # Pillow tries to carry a transparent colour over to other modes, and warns where it cannot.

@@ -41,9 +41,9 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     """Names of a table's columns."""
     images_root: str | None = None
-    """Folder that a table's paths are relative to; the table's own folder if not given."""
+    """Folder that a table's paths are relative to; the table's own if not given, or what a manifest says."""
     class_names: str | None = None
-    """File that gives names to label ids: one name a line, a CSV with id,name, or JSON."""
+    """File that gives names to label ids: one name a line, a CSV with id,name, or a JSON list or object."""
     exclude_classes: tuple[str, ...] = ()
     """Class names to leave out."""
     allow_outside_root: bool = False
@@ -63,9 +63,9 @@ class DataConfig(Section):
     ordered: bool = False
     """Whether the classes are grades in their sorted order, as of a disease; adds quadratic weighted kappa."""
     val_fraction: float = Field(default=0.15, gt=0.0, lt=0.5)
-    """Share of the images that validate, where DATA brings no split."""
+    """Share of the images that validate, where DATA brings no val: of those without a split, or else of train."""
     test_fraction: float = Field(default=0.15, gt=0.0, lt=0.5)
-    """Share of the images that test, where DATA brings no split."""
+    """Share of the images that test, where DATA brings no test: of those without a split, or else of train."""
     num_workers: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
     """Threads that decode images; auto takes one for each core, at most 16."""
     store: Literal["auto", "on", "off"] = "auto"

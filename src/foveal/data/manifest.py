@@ -266,7 +266,7 @@ def is_manifest(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return _METADATA_KEY in (parquet.ParquetFile(stream).schema_arrow.metadata or {})
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is damaged or no Parquet file: {error}.", fix="get or make it again.") from error
 
 

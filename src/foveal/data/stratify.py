@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 
+_MAX_ROUNDS = 6
+
 
 @dataclass(frozen=True)
 class _Groups:
@@ -43,9 +45,10 @@ def stratify(
     """Share rows out into parts; a group is never cut.
 
     Groups of several samples are placed one after the other, those with the rarest class first and the large before the
-    small, each where it lessens the chi-square distance from the wished counts most. Then the samples that stand alone
-    fill up what is missing, class by class, with rounding by largest remainder. Last, a part that lacks a class gets a
-    group of it, where there are enough. The result depends on content and seed alone, not on the order of the rows.
+    small, each where it lessens the chi-square distance from the wished counts most; then each is asked again, a few
+    times over, now that the others are placed. A part that lacks a class gets a group of it, where there are enough.
+    Last, the samples that stand alone fill up what is missing, class by class, with rounding by largest remainder. The
+    result depends on content and seed alone, not on the order of the rows.
 
     Source: the order and the idea of remaining wishes from K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the
     Stratification of Multi-Label Data", ECML PKDD 2011.
@@ -67,8 +70,9 @@ def stratify(
     wishes: NDArray[np.float64] = np.asarray(fractions, dtype=np.float64)[:, None] * totals
     part = np.full(len(table.sizes), -1, dtype=np.int64)
     _place_groups(table, wishes, totals, part)
+    _cover(table, wishes, totals, part)
     _place_singles(table, wishes, fractions, part)
-    _cover(table, totals, len(fractions), part)
+    _cover(table, wishes, totals, part)  # with all in place, a part can spare what it could not before
     return part[table.of_row]
 
 
@@ -99,7 +103,11 @@ def _tabulate(groups: Integers, labels: Integers, identities: NDArray[np.uint64]
 
 
 def _place_groups(table: _Groups, wishes: NDArray[np.float64], totals: Integers, part: Integers) -> None:
-    """Place the groups of several samples, and take what they bring off the wishes."""
+    """Place the groups of several samples, and take what they bring off the wishes.
+
+    The chi-square distance is the sum over parts and classes of missing² / wish; what a group adds to it in a part
+    is the sum over its classes of count (count - 2 missing) / wish.
+    """
     rarity = np.empty(len(totals), dtype=np.int64)
     rarity[np.lexsort((np.arange(len(totals)), totals))] = np.arange(len(totals))
     rarest = np.minimum.reduceat(rarity[table.classes], table.starts[:-1])
@@ -108,16 +116,32 @@ def _place_groups(table: _Groups, wishes: NDArray[np.float64], totals: Integers,
     # Plain lists: a group has few classes, and numpy's overhead on so few numbers is many times the sum itself.
     missing, classes, counts = wishes.tolist(), table.classes.tolist(), table.counts.tolist()
     weights = (1.0 / np.maximum(wishes, 1e-9)).tolist()
-    for group in order[table.sizes[order] > 1].tolist():
-        entries = table.entries(group)
-        costs = [
-            sum(counts[e] * (counts[e] - 2.0 * lacks[classes[e]]) * weight[classes[e]] for e in entries)
-            for lacks, weight in zip(missing, weights, strict=True)
-        ]
-        chosen = costs.index(min(costs))
-        part[group] = chosen
-        for e in entries:
-            missing[chosen][classes[e]] -= counts[e]
+    several = order[table.sizes[order] > 1].tolist()
+    if not several:
+        return
+    place_of = dict.fromkeys(several, -1)
+    for _ in range(_MAX_ROUNDS):
+        num_moved = 0
+        for group in several:
+            entries, before = table.entries(group), place_of[group]
+            if before >= 0:
+                for e in entries:
+                    missing[before][classes[e]] += counts[e]
+            costs = [
+                sum(counts[e] * (counts[e] - 2.0 * lacks[classes[e]]) * weight[classes[e]] for e in entries)
+                for lacks, weight in zip(missing, weights, strict=True)
+            ]
+            # Only a real gain moves a group, so that rounding never makes two parts play ball with it.
+            chosen = costs.index(min(costs))
+            if before >= 0 and costs[chosen] > costs[before] - 1e-9:
+                chosen = before
+            num_moved += chosen != before
+            place_of[group] = chosen
+            for e in entries:
+                missing[chosen][classes[e]] -= counts[e]
+        if not num_moved:
+            break
+    part[several] = list(place_of.values())
     wishes[:] = missing
 
 
@@ -176,27 +200,29 @@ def _presence(table: _Groups, part: Integers, shape: tuple[int, ...]) -> Integer
     return present
 
 
-def _cover(table: _Groups, totals: Integers, num_parts: int, part: Integers) -> None:
-    """Give each part a group of each class that it lacks, where the class has groups enough."""
-    present = _presence(table, part, (num_parts, len(totals)))
-    lacking = np.flatnonzero((present == 0).any(axis=0) & (present.sum(axis=0) >= num_parts))
-    if not lacking.size:
-        return
+def _cover(table: _Groups, wishes: NDArray[np.float64], totals: Integers, part: Integers) -> None:
+    """Give each part a group of each class that it lacks, where there are enough and none is left that stands alone."""
+    num_parts = len(wishes)
+    present = _presence(table, part, wishes.shape)
+    num_singles = np.bincount(table.classes[part[table.of_entry] < 0], minlength=len(totals))
+    num_lacking = np.count_nonzero(present == 0, axis=0)
+    scarce = np.flatnonzero((num_lacking > num_singles) & (present.sum(axis=0) + num_singles >= num_parts))
     of_entry = table.of_entry
-    for number in lacking[np.argsort(totals[lacking], kind="stable")]:
-        members = of_entry[table.classes == number]
+    for number in scarce[np.argsort(totals[scarce], kind="stable")].tolist():
+        members = of_entry[(table.classes == number) & (part[of_entry] >= 0)]
         members = members[np.lexsort((table.draws[members], table.sizes[members]))]
-        for needy in range(num_parts):
-            if present[needy, number]:
-                continue
-            donor = _donor(table, members, present, part, int(number), strict=True)
+        for needy in np.flatnonzero(present[:, number] == 0).tolist():
+            donor = _donor(table, members, present, part, number, strict=True)
             if donor is None and needy == 0:
                 # Without samples in the first part, the training, a class cannot be learnt at all.
-                donor = _donor(table, members, present, part, int(number), strict=False)
+                donor = _donor(table, members, present, part, number, strict=False)
             if donor is not None:
-                classes = table.classes[list(table.entries(donor))]
+                entries = list(table.entries(donor))
+                classes, counts = table.classes[entries], table.counts[entries]
                 present[part[donor], classes] -= 1
                 present[needy, classes] += 1
+                wishes[part[donor], classes] += counts
+                wishes[needy, classes] -= counts
                 part[donor] = needy
 
 

@@ -175,7 +175,7 @@ def read_parquet(file: Path, choose: ColumnChoice) -> TextTable:
             places = choose(header, sample)
             table = reader.read(columns=[header[place] for place in places.values()])
         columns = {name: _as_text(file, header[place], table[header[place]]) for name, place in places.items()}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file} is damaged or no Parquet file: {error}.", fix="get or make it again.") from error
     return TextTable(columns, range(1, table.num_rows + 1), "row")
 

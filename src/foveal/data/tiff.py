@@ -15,12 +15,14 @@ MAX_PAGES_COUNTED = 2**16
 _MAX_ENTRIES = 2**12
 
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_COMPRESSION, _PHOTOMETRIC = 259, 262
+_YCBCR = 6
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SUBFILE_TYPE = 254
 # What a decoder needs, by number; those of exactly one value first.
-_SINGLE = {_WIDTH, _HEIGHT, 259, 262, 266, 277, 278, 284, _TILE_WIDTH, _TILE_HEIGHT}
+_SINGLE = {_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, 266, 277, 278, 284, _TILE_WIDTH, _TILE_HEIGHT}
 _NEEDED = _SINGLE | {258, 273, 279, 320, 324, 325, 338, 339, 530, 34675}
-_READ_HERE = {_WIDTH, _HEIGHT, _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _SUBFILE_TYPE}
+_READ_HERE = {_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _SUBFILE_TYPE}
 
 # Field type -> bytes a value.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -92,6 +94,9 @@ def read_tiff_header(stream: IO[bytes], size: int) -> TiffHeader:
         raise ImageRejectedError(
             "the TIFF's first page is a thumbnail of another, as in camera raw files (DNG, NEF)", "unsupported"
         )
+    if found.get(_COMPRESSION, 1) == 1 and found.get(_PHOTOMETRIC) == _YCBCR:
+        # Pillow does not undo the subsampling, and before version 13 takes the values for RGB.
+        raise ImageRejectedError("a TIFF with uncompressed YCbCr", "unsupported")
     _check_tiles(found)
     num_pages = 1 + _count_following(stream, layout, following, {position}, size)
     return TiffHeader(found[_WIDTH], found[_HEIGHT], num_pages, found.get(_ORIENTATION), patches)
@@ -107,11 +112,9 @@ def _read_directory(
         raise ImageRejectedError(f"the TIFF's first directory has {num_entries} entries", "damaged")
     first = stream.tell()
     entries = stream.read(num_entries * layout.entry_size)
-    following_at = stream.tell()
     following = layout.read(layout.offset_code, stream)
     found: dict[int, int] = {}
-    # One page only, as far as Pillow is told.
-    patches = [(following_at, bytes(struct.calcsize("<" + layout.offset_code)))]
+    patches: list[tuple[int, bytes]] = []
     num_bytes_elsewhere = 0
     for index in range(num_entries):
         at = index * layout.entry_size

@@ -192,7 +192,7 @@ def _draw_reliability(figure: Any, *, metrics: SplitMetrics, true: NDArray[Any],
     axes.set(ylim=(-0.02, 1.02), xlim=(0, 1), ylabel="share that is right")
     axes.legend(loc="best")
     axes.grid(visible=True)
-    axes.set_title(f"{split_name(metrics.split).capitalize()}: calibration error (ECE) {_number(metrics.ece)}")
+    axes.set_title(f"{split_name(metrics.split).capitalize()}: calibration error {_number(metrics.ece)}")
     below.bar(edges[:-1], num_images, width=np.diff(edges), align="edge", color=colour, edgecolor="white")
     below.set(xlabel="probability of the predicted class", ylabel="images")
     _whole_ticks(below, 3)

@@ -1,6 +1,7 @@
 """One run, from prepared data to an evaluated bundle: the unit that every experiment is made of."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
@@ -14,19 +15,20 @@ from foveal.data.pixels import PixelPolicy
 from foveal.data.scan import scan
 from foveal.data.sizes import peek_sizes
 from foveal.data.split import check_splittable, split, straddling
-from foveal.errors import DataError
+from foveal.errors import ArtifactError, DataError
 from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, measure, predict_split, write_evaluation
-from foveal.files import write_json, write_text
+from foveal.files import read_json, write_json, write_text
 from foveal.inference import Predictor
 from foveal.metrics import SplitMetrics
-from foveal.model.build import Classifier, build, summarise
-from foveal.model.bundle import BundleSpec, update_bundle, write_bundle
+from foveal.model.build import Classifier, build
+from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
 from foveal.model.weights import WeightsOrigin, load_weights
 from foveal.progress import Progress
 from foveal.run_folder import RunFolder, describe_environment
 from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig
 from foveal.training.fit import TrainingData, fit
+from foveal.training.plan import summary_of
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
 from foveal.types import SPLITS, Split
 
@@ -94,22 +96,28 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
         InterruptedRunError: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     config = prepared.config
+    if prepared.resumed and (done := _finished(run)):
+        progress.say("The run had come to its end already; nothing is left to train.")
+        return done
     for note in prepared.notes:
         progress.say(note)
         run.log_event("note", message=note)
+    # A run that was killed before its first checkpoint starts from the weights again, as it did then.
+    resume = any((run.checkpoints / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+    # Before the decoding, which can take an hour: weights may be out of reach, and images too small for the network.
+    with run.stage("build model"):
+        classifier, origin = _start(config, prepared.manifest, from_checkpoint=resume)
+        summary = summary_of(classifier, prepared.manifest.class_names)
     with run.stage("decode"):
         ingested = _decode(prepared, progress)
         run.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
     with run.stage("split"):
         manifest = _settle_split(prepared, ingested)
     progress.say(_data_sentence(manifest, ingested))
-    with run.stage("build model"):
-        classifier, origin = _start(config, manifest, from_checkpoint=prepared.resumed)
     if not prepared.resumed:
         progress.say(origin.sentence())
-        _write_start(run, config, manifest, classifier, origin)
+        _write_start(run, config, manifest, summary, origin)
     with run.stage("train"):
-        resume = (run.checkpoints / checkpoint.LAST).exists()
         position = fit(classifier, _training_data(config, manifest, ingested), config, run, progress, resume=resume)
     with run.stage("bundle"):
         _bundle(run, config, manifest, classifier)
@@ -117,6 +125,38 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
         metrics = _evaluate(run, config, manifest, ingested, progress)
     run.log_event("done", best_epoch=position.best_epoch)
     return Outcome(metrics, position.best_epoch)
+
+
+def changed_images(before: Manifest, after: Manifest) -> list[str]:
+    """Images that are not what they were when the run began, each with what became of it; empty where all are.
+
+    Args:
+        before: rows of the run's manifest.
+        after: the same rows after a decode pass now.
+    """
+    rows = before.usable()
+    was, now = before.column("sha256"), after.column("sha256")
+    usable, reasons, paths = after.is_usable(), after.column("reason"), before.absolute_paths()
+    return [
+        f"{paths[row]}: {'has other content now' if usable[row] else reasons[row]}"
+        for row in rows.tolist()
+        if not usable[row] or was[row] != now[row]
+    ]
+
+
+def _finished(run: RunFolder) -> Outcome | None:
+    """What a run came to, if it has done all its work; the bundle gets its metrics last of all."""
+    if not all((run.evaluation(name) / "metrics.json").is_file() for name in SPLITS):
+        return None
+    # What is damaged by now counts as not done, and is made again.
+    with suppress(ArtifactError):
+        if read_bundle(run.bundle).spec.metrics:
+            best_epoch = int(checkpoint.load(run.checkpoints / checkpoint.BEST)["epoch"])
+            metrics: dict[str, SplitMetrics] = {
+                name: SplitMetrics.read(run.evaluation(name) / "metrics.json") for name in SPLITS
+            }
+            return Outcome(metrics, best_epoch)
+    return None
 
 
 def _check(manifest: Manifest, config: Config) -> None:
@@ -143,9 +183,11 @@ def _decode(prepared: Prepared, progress: Progress) -> Ingested:
 
 def _settle_split(prepared: Prepared, ingested: Ingested) -> Manifest:
     if prepared.resumed:
-        if ingested.manifest.fingerprint() != prepared.manifest.fingerprint():
+        if changed := changed_images(prepared.manifest, ingested.manifest):
             raise DataError(
-                "The images have changed since the run began, so it cannot go on as if it had not been interrupted.",
+                f"{len(changed)} of {len(prepared.manifest.usable())} samples have changed since the run began, so it "
+                "cannot go on as if it had not been interrupted.",
+                problems=changed,
                 fix="bring the old images back, or start anew with --force.",
             )
         return ingested.manifest
@@ -174,10 +216,10 @@ def _start(config: ResolvedConfig, manifest: Manifest, *, from_checkpoint: bool)
 
 
 def _write_start(
-    run: RunFolder, config: ResolvedConfig, manifest: Manifest, classifier: Classifier, origin: WeightsOrigin
+    run: RunFolder, config: ResolvedConfig, manifest: Manifest, summary: str, origin: WeightsOrigin
 ) -> None:
     write_json(run.env, describe_environment(seed=config.seed, device=config.train.device))
-    write_text(run.model_summary, summarise(classifier, manifest.class_names))
+    write_text(run.model_summary, summary)
     write_json(run.weights_origin, {"source": origin.source, "tag": origin.tag, "licence": origin.licence})
     manifest.write(run.manifest)
     run.log_event("start", weights=origin.sentence())
@@ -271,10 +313,17 @@ def _evaluate(
             seed=config.seed,
         )
         write_evaluation(run.evaluation(name), said[name], metrics[name], manifest, spec.temperature)
-        run.count_look(name, "train")
+        _count_look(run, name)
     headlines = {
         name: {key: [getattr(found, key), found.confidence_intervals.get(key)] for key in HEADLINES}
         for name, found in metrics.items()
     }
     update_bundle(run.bundle, metrics=headlines)
     return metrics
+
+
+def _count_look(run: RunFolder, split: Split) -> None:
+    """Count the look that belongs to the training; once, however often the evaluation was killed and made again."""
+    looks = read_json(run.looks) if run.looks.exists() else {}
+    if not any(look["verb"] == "train" for look in looks.get(split, [])):
+        run.count_look(split, "train")

@@ -10,7 +10,7 @@ The percentile bootstrap (Efron, 1979), all metrics from the same resamples. How
   stratified by nothing, and each brings all its images. Images of one group agree with each other, so drawing images
   one by one would promise more than was seen. Metrics that a resample leaves undefined are skipped there.
 
-Three departures from the plain percentile method, each because the plain one would mislead:
+Departures from the plain percentile method, each because the plain one would mislead:
 
 - When all predictions are right (or all wrong) every resample says so too, and the interval collapses to a point; with
   a handful of errors it is still too narrow. With fewer than 10 wrong (or right) predictions `accuracy` and the top-k
@@ -18,6 +18,8 @@ Three departures from the plain percentile method, each because the plain one wo
   hold their value at the Wilson bound; see `_widened`.
 - A resample adds its own upward bias to `ece` (the gaps are absolute values), which can push the whole interval above
   the estimate. The resampled values are therefore moved down by that bias, estimated as their mean minus the estimate.
+- An interval always reaches to its estimate: `macro_precision` over classes of three images is biased enough under
+  resampling to leave it otherwise.
 - What still is a single point, or is defined in fewer than half of the resamples, gets no interval but a reason.
 
 Work is bounded: at most `num_resamples` resamples, fewer when images x resamples would pass 1e9, and fewer for the ROC
@@ -180,7 +182,7 @@ def bootstrap_intervals(
         if len(defined) < _MIN_DEFINED_SHARE * len(values[name]):
             result.reasons[name] = "undefined in most resamples: too few images or groups hold its classes"
             continue
-        ends = [*np.quantile(defined, tails), *widened.get(name, ())]
+        ends = [*np.quantile(defined, tails), estimate, *widened.get(name, ())]
         low, high = float(min(ends)), float(max(ends))
         if high - low <= _COLLAPSED:
             result.reasons[name] = "every resample gives the same value, which says nothing of how far it may be off"

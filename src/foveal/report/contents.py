@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,19 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One split that has been evaluated: its metrics, predictions and plots (name to SVG text)."""
+    """One split that has been evaluated: its metrics, its predictions, and the folder that they lie in."""
 
     metrics: SplitMetrics
     predictions: Predictions
-    plots: dict[str, str]
+    folder: Path
+
+    @cached_property
+    def plots(self) -> dict[str, str]:
+        """Name to SVG text: those that the evaluation wrote, or drawn anew where one is missing."""
+        files = {name: self.folder / "plots" / f"{name}.svg" for name in PLOT_NAMES}
+        if all(path.is_file() for path in files.values()):
+            return {name: _text(path) for name, path in files.items()}
+        return draw_plots(self.metrics, self.predictions.labels, self.predictions.probabilities)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,11 @@ class RunContents:
             return evaluated.metrics.class_names
         return self.manifest.class_names
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether samples are boxes in images."""
+        return not np.isnan(self.manifest.column("xmin")).all()
+
     def section(self, name: str) -> dict[str, Any]:
         """One section of the configuration; empty where it is missing."""
         section = self.config.get(name)
@@ -106,14 +120,18 @@ class RunContents:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, counted from 1, whose weights were kept: the best by the monitored column; None if unknown."""
+        """The epoch, counted from 1, whose weights were kept; None if unknown.
+
+        As in training: the best by the monitored column, and of equal ones that with the lowest validation loss.
+        """
         stopping = self.section("train").get("early_stopping")
         monitor = str(stopping.get("monitor", "val_loss") if isinstance(stopping, dict) else "val_loss")
-        column = self.epochs.get(monitor)
+        column, loss = self.epochs.get(monitor), self.epochs.get("val_loss")
         if column is None or np.isnan(column).all():
             return None
-        best = np.nanargmin(column) if monitor.endswith("loss") else np.nanargmax(column)
-        return int(self.epochs["epoch"][best])
+        cost = column if monitor.endswith("loss") else -column
+        order = np.lexsort((loss if loss is not None else cost, cost))  # NaN sorts last
+        return int(self.epochs["epoch"][order[0]])
 
 
 def read_run(run: RunFolder) -> RunContents:
@@ -215,10 +233,7 @@ def _read_split(run: RunFolder, split: str) -> Evaluated:
     folder = run.evaluation(split)
     metrics = SplitMetrics.read(folder / "metrics.json")
     predictions = _read_predictions(folder / "predictions.parquet", metrics)
-    files = {name: folder / "plots" / f"{name}.svg" for name in PLOT_NAMES}
-    if all(path.is_file() for path in files.values()):
-        return Evaluated(metrics, predictions, {name: _text(path) for name, path in files.items()})
-    return Evaluated(metrics, predictions, draw_plots(metrics, predictions.labels, predictions.probabilities))
+    return Evaluated(metrics, predictions, folder)
 
 
 def _read_predictions(path: Path, metrics: SplitMetrics) -> Predictions:

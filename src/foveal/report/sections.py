@@ -150,7 +150,7 @@ def samples(run: RunContents, pictures: Pictures) -> Values:
         ],
         "num_classes": len(names),
         "as_strips": len(names) <= MAX_STRIP_CLASSES,
-        "has_boxes": any(box is not None for box in run.manifest.boxes()),
+        "has_boxes": run.has_boxes,
     }
 
 

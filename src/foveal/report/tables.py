@@ -181,7 +181,7 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
         pairs.append(("Starting weights", start + licence))
     counts = {split: int(values.sum()) for split, values in class_counts(run).items()}
     parts = ", ".join(f"{number:,} {split_name(split)}" for split, number in counts.items())
-    noun = "boxed sample" if any(box is not None for box in run.manifest.boxes()) else "image"
+    noun = "boxed sample" if run.has_boxes else "image"
     classes = counted(len(run.manifest.class_names), "class", "classes")
     pairs.append(("Data", f"{counted(sum(counts.values()), noun)} of {classes}: {parts}"))
     num_epochs = len(run.epochs.get("epoch", ()))

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from foveal.data.manifest import Manifest
@@ -50,15 +52,16 @@ def make_thumbnails(
         policy: how files become pixels.
         box_margin: margin around each box, as a share of its width and height.
     """
-    paths, boxes, hashes = manifest.absolute_paths(), manifest.boxes(), manifest.table["sha256"].to_pylist()
     wanted = sorted(set(rows))
+    some = manifest.take(np.array(wanted, dtype=np.int64))
+    make = partial(_make, policy=policy, box_margin=box_margin)
     # Decoding is done in C and lets go of the interpreter, so threads are enough.
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        made = pool.map(lambda row: _make(paths[row], boxes[row], hashes[row], policy, box_margin), wanted)
+        made = pool.map(make, some.absolute_paths(), some.boxes(), some.table["sha256"].to_pylist())
         return dict(zip(wanted, made, strict=True))
 
 
-def _make(path: Path, box: Box | None, sha256: str | None, policy: PixelPolicy, box_margin: float) -> Thumbnail:
+def _make(path: Path, box: Box | None, sha256: str | None, *, policy: PixelPolicy, box_margin: float) -> Thumbnail:
     try:
         if sha256 is not None and sha256_file(path) != sha256:
             return Thumbnail(problem="the file has changed since")

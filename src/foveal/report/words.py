@@ -265,8 +265,8 @@ def _weakest_class(metrics: SplitMetrics) -> list[Finding]:
         text = f"Every {where} image of every class is recognised."
     else:
         text = (
-            f"“{name}” is found least often: {found[worst]:,} of its {counted(support, f'{where} image')} "
-            f"({percent(found[worst] / support)}) are recognised."
+            f"“{name}” is found least often: {found[worst]:,} of {counted(support, f'{where} image')} "
+            f"({percent(found[worst] / support)})."
         )
     if support < _FEW_IMAGES:
         text += " So few images give a hint, no more."

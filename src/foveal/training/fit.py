@@ -4,10 +4,13 @@ Every random draw of a step comes from (seed, epoch, step), so that a resumed ru
 what an uninterrupted one does: the order, the windows, the augmentation and the dropout are all derived again.
 """
 
+import logging
 import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,8 @@ class Position:
         best: the monitored figure and minus the validation loss at the best epoch, for comparing.
         best_epoch: the best epoch, counted from 1; 0 before there is one.
         finished: whether the last epoch is over.
+        seconds: what the steps of the epoch in progress took so far, over all processes that had a share in it.
+        waited_seconds: how much of it was waiting for batches.
         history: one row an epoch, as in metrics.csv.
     """
 
@@ -54,6 +59,8 @@ class Position:
     best: list[float] = field(default_factory=list)
     best_epoch: int = 0
     finished: bool = False
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -93,17 +100,15 @@ def fit(
         InterruptedRunError: Ctrl-C or SIGTERM; a checkpoint was written.
         ArtifactError: `resume`, and there is no checkpoint that can be read.
     """
-    loop = _Loop(classifier, data, config, run, progress)
-    if resume:
-        loop.resume()
     try:
+        loop = _Loop(classifier, data, config, run, progress)
+        if resume:
+            loop.resume()
         with StopRequest() as stop:
             loop.run_epochs(stop)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(config) from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-            raise _out_of_memory(config) from error
+    except (RuntimeError, MemoryError, ValueError) as error:
+        if explained := _explained(error, config):
+            raise explained from error
         raise
     return loop.position
 
@@ -118,6 +123,8 @@ class _Loop:
 
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
         self.position = Position()
+        # Lightning announces the precision on stderr, which our own lines have said already.
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         self.fabric = Fabric(
             accelerator=config.train.device, devices=1, precision=_FABRIC_PRECISION[config.train.precision]
         )
@@ -148,9 +155,15 @@ class _Loop:
         self.classifier.net.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
+        self.fabric.strategy.precision.load_state_dict(content["precision"])
         self.position = Position(**content["position"])
         if content["running"]:
             self.running.restore(content["running"])
+        # The process may have been killed between the checkpoint and this table.
+        self.write_metrics()
+        where = "the last epoch is over" if self.position.finished else self.where()
+        self.progress.say(f"Going on with the run: {where}.")
+        self.run.log_event("resume", epoch=self.position.epoch + 1, step=self.position.step)
 
     def run_epochs(self, stop: StopRequest) -> None:
         total = self.config.train.epochs * len(self.data.train)
@@ -161,29 +174,29 @@ class _Loop:
 
     def run_epoch(self, bar: Bar, stop: StopRequest) -> None:
         position, num_steps = self.position, len(self.data.train)
-        started, waited, num_images = time.perf_counter(), 0.0, 0
         self.model.train()
-        watch = _LossWatch(self.data.paths, self.position.epoch + 1)
-        batches = self.data.train.epoch(position.epoch, first_step=position.step)
-        asked = time.perf_counter()
-        for batch in batches:
-            waited += time.perf_counter() - asked
-            loss = self.train_step(batch)
-            watch.check(loss, batch.rows, lag_steps=0 if self.device.type == "cpu" else NOT_FINITE_LAG_STEPS)
-            position.step += 1
-            num_images += len(batch)
-            rate = num_images / (time.perf_counter() - started)
-            bar.advance(1, note=f"epoch {position.epoch + 1}/{self.config.train.epochs}, {rate:,.0f} images/s")
-            if stop.signal_number is not None and position.step < num_steps:
-                batches.close()
-                self.stop(stop.signal_number)
-            if time.monotonic() - self.saved_at > 60.0 * self.config.train.checkpoint_minutes:
-                watch.check_all()
-                self.save_last()
-            asked = time.perf_counter()
-        watch.check_all()
-        self.end_epoch(num_images, time.perf_counter() - started, waited)
-        if stop.signal_number is not None and not self.position.finished:
+        watch = _LossWatch(lag_steps=0 if self.device.type == "cpu" else NOT_FINITE_LAG_STEPS)
+        rows = np.empty(0, dtype=np.int64)
+        with closing(self.data.train.epoch(position.epoch, first_step=position.step)) as batches:
+            mark = time.perf_counter()
+            for batch in batches:
+                position.waited_seconds += time.perf_counter() - mark
+                rows = batch.rows
+                self.refuse_bad(watch.add(self.train_step(batch), rows))
+                position.step += 1
+                position.seconds += time.perf_counter() - mark
+                rate = position.step * len(batch) / position.seconds
+                bar.advance(1, note=f"epoch {position.epoch + 1}/{self.config.train.epochs}, {rate:,.0f} images/s")
+                stopping = stop.signal_number is not None and position.step < num_steps
+                if stopping or time.monotonic() - self.saved_at > 60.0 * self.config.train.checkpoint_minutes:
+                    self.refuse_bad(watch.rest() or self.bad_weights(rows))
+                    self.save_last()
+                if stop.signal_number is not None and stopping:
+                    self.stop(stop.signal_number)
+                mark = time.perf_counter()
+        self.refuse_bad(watch.rest() or self.bad_weights(rows))
+        self.end_epoch()
+        if stop.signal_number is not None:
             self.stop(stop.signal_number)
 
     def train_step(self, batch: Batch) -> torch.Tensor:
@@ -206,87 +219,136 @@ class _Loop:
             running.update(logits, batch.labels.to(self.device))
         return running.row("val_")
 
-    def end_epoch(self, num_images: int, seconds: float, waited: float) -> None:
-        position = self.position
+    def end_epoch(self) -> None:
+        position, seconds = self.position, max(self.position.seconds, 1e-9)
         row = {
             "epoch": position.epoch + 1,
             **self.running.row("train_"),
             **self.validate(),
             "lr": float(self.schedule.get_last_lr()[0]),
             "seconds": round(seconds, 3),
-            "images_per_second": round(num_images / seconds, 1),
-            "data_wait_share": round(waited / seconds, 4),
+            "images_per_second": round(position.step * self.data.train.batch_size / seconds, 1),
+            "data_wait_share": round(position.waited_seconds / seconds, 4),
         }
+        if not math.isfinite(row["val_loss"]):
+            raise self.not_finite(f"validation loss became {row['val_loss']}")
         position.history.append(row)
         monitor = self.config.train.early_stopping.monitor
         sign = -1.0 if monitor.endswith("loss") else 1.0
         # A figure that is not defined, such as top 3 of three classes, must not stop the training: the loss decides.
-        figure = [sign * float(row.get(monitor, 0.0) or 0.0), -float(row["val_loss"])]
-        if math.isfinite(figure[1]) and (not position.best or figure > position.best):
+        figure = [sign * float(row.get(monitor) or 0.0), -float(row["val_loss"])]
+        if not position.best or figure > position.best:
             position.best, position.best_epoch = figure, position.epoch + 1
             checkpoint.save(
                 self.run.checkpoints / checkpoint.BEST,
                 {"model": self.classifier.net.state_dict(), "epoch": position.best_epoch, "row": row},
             )
-        position.epoch, position.step = position.epoch + 1, 0
+        position.epoch, position.step, position.seconds, position.waited_seconds = position.epoch + 1, 0, 0.0, 0.0
         patience = self.config.train.early_stopping.patience
         out_of_patience = patience is not None and position.epoch - position.best_epoch >= patience
         position.finished = position.epoch >= self.config.train.epochs or out_of_patience
         self.running = RunningMetrics(len(self.data.class_names), self.device)
         self.save_last()
-        columns = list(dict.fromkeys(key for past in position.history for key in past))
-        write_csv(self.run.metrics, columns, [[past.get(key, "") for key in columns] for past in position.history])
+        self.write_metrics()
         self.run.log_event("epoch", **row)
         self.progress.say(_epoch_sentence(row, self.config.train.epochs, position.best_epoch == position.epoch))
+
+    def write_metrics(self) -> None:
+        history = self.position.history
+        columns = list(dict.fromkeys(key for past in history for key in past))
+        if history:
+            write_csv(self.run.metrics, columns, [[past.get(key, "") for key in columns] for past in history])
 
     def save_last(self) -> None:
         content = {
             "model": self.classifier.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "position": vars(self.position),
             "running": self.running.state() if self.position.step else {},
         }
         checkpoint.save_last(self.run.checkpoints, content)
         self.saved_at = time.monotonic()
 
+    def where(self) -> str:
+        return f"epoch {self.position.epoch + 1}, step {self.position.step} of {len(self.data.train)}"
+
     def stop(self, signal_number: int) -> None:
-        self.save_last()
-        where = f"epoch {self.position.epoch + 1}, step {self.position.step} of {len(self.data.train)}"
+        """End after a checkpoint was written."""
+        where = "after the last epoch, before the evaluation" if self.position.finished else f"at {self.where()}"
         self.run.log_event("interrupted", signal=signal_number, epoch=self.position.epoch + 1, step=self.position.step)
         raise InterruptedRunError(
-            f"Stopped at {where}; everything is saved.",
+            f"Stopped {where}; everything is saved.",
             signal_number=signal_number,
-            fix=f"go on with: foveal train --out {self.run.path} --resume",
+            fix=f"go on with: foveal train --out {shlex.quote(str(self.run.path))} --resume",
         )
+
+    def bad_weights(self, rows: NDArray[np.int64]) -> "_Bad | None":
+        """Whether a step has spoilt the weights, which a finite loss does not tell: it was computed before the step."""
+        parameters = [parameter.detach() for parameter in self.classifier.parameters()]
+        is_good = bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all())
+        return None if is_good else _Bad("weights became infinite or NaN", rows)
+
+    def refuse_bad(self, bad: "_Bad | None") -> None:
+        if bad is not None:
+            raise self.not_finite(bad.what, [str(self.data.paths[row]) for row in bad.rows])
+
+    def not_finite(self, what: str, files: Sequence[str] = ()) -> TrainingError:
+        last = self.run.checkpoints / checkpoint.LAST
+        kept = f"the last good checkpoint, {last}, is kept" if last.exists() else "no checkpoint had been written yet"
+        batch = f" The batch held these {len(files)} files:" if files else ""
+        return TrainingError(
+            f"The {what} in epoch {self.position.epoch + 1}; training stopped, and {kept}.{batch}",
+            problems=files,
+            fix=f"train anew with a lower optim.lr (it was {self.config.optim.lr:g}; a tenth is a good try) or with "
+            f"train.precision=fp32{', and look at the files above' if files else ''}.",
+        )
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """What is not finite any more, and the batch that it came with: int64 [n], row numbers in the manifest."""
+
+    what: str
+    rows: NDArray[np.int64]
 
 
 class _LossWatch:
-    """Stops within a few steps of a loss that is not finite, without making a GPU wait at every step."""
+    """Finds a loss that is not finite within a few steps, without making a GPU wait at every step."""
 
-    def __init__(self, paths: Sequence[Path], epoch: int) -> None:
-        self._paths, self._epoch = paths, epoch
+    def __init__(self, *, lag_steps: int) -> None:
+        self._lag_steps = lag_steps
         self._unchecked: deque[tuple[torch.Tensor, NDArray[np.int64]]] = deque()
 
-    def check(self, loss: torch.Tensor, rows: NDArray[np.int64], *, lag_steps: int) -> None:
+    def add(self, loss: torch.Tensor, rows: NDArray[np.int64]) -> _Bad | None:
         self._unchecked.append((loss, rows))
-        while len(self._unchecked) > lag_steps:
-            self._check_oldest()
+        return self._check(down_to=self._lag_steps)
 
-    def check_all(self) -> None:
-        while self._unchecked:
-            self._check_oldest()
+    def rest(self) -> _Bad | None:
+        return self._check(down_to=0)
 
-    def _check_oldest(self) -> None:
-        loss, rows = self._unchecked.popleft()
-        if math.isfinite(float(loss)):
-            return
-        raise TrainingError(
-            f"The loss became {float(loss)} in epoch {self._epoch}; training stopped, and the last good checkpoint is "
-            f"kept. The batch held these {len(rows)} files:",
-            problems=[str(self._paths[row]) for row in rows],
-            fix="lower optim.lr (a tenth is a good try), use train.precision=fp32, and look at the files above.",
+    def _check(self, down_to: int) -> _Bad | None:
+        while len(self._unchecked) > down_to:
+            loss, rows = self._unchecked.popleft()
+            if not math.isfinite(float(loss)):
+                return _Bad(f"loss became {float(loss)}", rows)
+        return None
+
+
+def _explained(error: Exception, config: ResolvedConfig) -> TrainingError | None:
+    """What a user can do about an error of torch; None where that is unknown."""
+    text = str(error)
+    out_of_memory = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text for words in out_of_memory):
+        return _out_of_memory(config)
+    if "Expected more than 1 value per channel" in text:
+        return TrainingError(
+            f"{config.model.name} normalises over the batch, and cannot learn from one image at a time at "
+            f"data.image_size={config.data.image_size}.",
+            fix=f"raise train.batch_size (it is {config.train.batch_size}), or choose another model.name.",
         )
+    return None
 
 
 def _out_of_memory(config: ResolvedConfig) -> TrainingError:

@@ -1,5 +1,7 @@
 """What a training would do, before it does it."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,7 +9,8 @@ import torch
 from torch import nn
 
 from foveal.config import dump_yaml
-from foveal.model.build import Classifier, count_macs, count_parameters
+from foveal.errors import ConfigError
+from foveal.model.build import Classifier, count_macs, count_parameters, summarise
 from foveal.training.config import ResolvedConfig
 
 BYTES_PER_PARAMETER = {"adamw": 16, "sgd": 12}
@@ -76,9 +79,16 @@ def make_plan(
     num_quarantined: int,
     notes: tuple[str, ...],
 ) -> TrainPlan:
-    """Count what a training would take, on the model itself."""
+    """Count what a training would take, on the model itself.
+
+    Raises:
+        ConfigError: the images are too small for the network.
+    """
     batch_size = min(config.train.batch_size, max(1, num_images["train"]))
     steps = max(1, num_images["train"] // batch_size)
+    with _probing(classifier):
+        macs = count_macs(classifier)
+        memory_bytes = _memory_bytes(classifier, config, batch_size)
     return TrainPlan(
         num_images=num_images,
         class_names=class_names,
@@ -86,12 +96,36 @@ def make_plan(
         notes=notes,
         num_parameters=count_parameters(classifier),
         num_trainable=count_parameters(classifier, trainable_only=True),
-        macs=count_macs(classifier),
+        macs=macs,
         steps_per_epoch=steps,
         num_steps=steps * config.train.epochs,
-        memory_mib=_memory_bytes(classifier, config, batch_size) >> 20,
+        memory_mib=memory_bytes >> 20,
         config=config,
     )
+
+
+def summary_of(classifier: Classifier, class_names: Sequence[str]) -> str:
+    """The text of model.txt, and with it the proof that an image goes through the network.
+
+    Raises:
+        ConfigError: the images are too small for the network.
+    """
+    with _probing(classifier):
+        return summarise(classifier, class_names)
+
+
+@contextmanager
+def _probing(classifier: Classifier) -> Iterator[None]:
+    """Say what it means when the first image does not get through: its size is the one thing that was chosen freely."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        architecture = classifier.architecture
+        raise ConfigError(
+            f"data.image_size: {architecture.name} cannot take images of {architecture.image_size} px: "
+            f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}.",
+            fix="raise data.image_size, or choose another model.name.",
+        ) from error
 
 
 def _memory_bytes(classifier: Classifier, config: ResolvedConfig, batch_size: int) -> int:

@@ -42,7 +42,8 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
     """Replace every "auto" by what suits the facts.
 
     Raises:
-        ConfigError: the model or the device does not exist, or the store was forced on and is too large for its cap.
+        ConfigError: the model or the device does not exist, or the device cannot compute in the precision, or the store
+            was forced on and is too large for its cap.
     """
     weights = pretrained_facts(config.model.name)
     starts_from_weights = config.model.weights != "none"
@@ -59,6 +60,11 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
     precision = config.train.precision
     if precision == "auto":
         precision = "bf16" if _has_fast_bfloat16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "train.precision=fp16: a CPU does not train in 16-bit floating point with scaled gradients.",
+            fix="choose train.precision=bf16 or fp32, or train.device=cuda.",
+        )
     tree = config.model_dump()
     tree["data"] |= data
     tree["optim"]["lr"] = lr
