@@ -3,10 +3,14 @@
 Results go to stdout, everything else to stderr. Nothing heavy is imported before a verb runs: `--help` is quick.
 """
 
+import io
 import json
 import os
+import shlex
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,7 @@ from foveal.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TextIO
 
     from foveal.progress import Progress
 
@@ -40,6 +45,7 @@ Overrides = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option("--device", help="Where to compute.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Start anew in a folder that is not empty.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -59,7 +65,12 @@ def _root(
     del version
 
 
-@app.command(epilog="Examples:  foveal demo   |   foveal demo --out /tmp/digits --json")
+def _examples(*commands: str) -> str:
+    """The end of a verb's help; the mark keeps each command on a line of its own, ready to be copied."""
+    return "Examples:\n\n\b\n" + "\n".join(f"  {command}" for command in commands)
+
+
+@app.command(epilog=_examples("foveal demo", "foveal demo --out /tmp/digits --json"))
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, run and predictions go.")] = Path("demo"),
     overrides: Overrides = None,
@@ -70,7 +81,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """The whole job on real handwritten digits, with no network: train, evaluate, report, predict."""
-    with _verb(debug):
+    with _verb(debug, out / "run"):
         from foveal.api.demo import demo as run
 
         done = run(out, overrides=_settings(overrides, seed, device), force=force, progress=_progress())
@@ -84,17 +95,19 @@ def demo(
                 f"Report: {done.training.report}",
             ],
             [
-                f"foveal evaluate {done.training.run} --split val",
-                f"foveal predict {done.training.run} {done.images / '7'} --out sevens.csv",
-                f"foveal train {done.images} --out {out / 'run2'} --set model.name=mobilenetv3_small_100 "
-                "--set model.weights=none --set data.image_size=32",
+                f"foveal evaluate {_quoted(done.training.run)} --split val",
+                f"foveal predict {_quoted(done.training.run)} {_quoted(done.images / '7')} --out sevens.csv",
+                f"foveal train {_quoted(done.images)} --out {_quoted(out / 'run2')} "
+                "--set model.name=mobilenetv3_small_100 --set model.weights=none --set data.image_size=32",
             ],
         )
 
 
 @app.command(
-    epilog="Examples:  foveal train photos --out runs/first   |   "
-    "foveal train table.csv --out runs/b --set data.columns.label=kind --set train.epochs=8"
+    epilog=_examples(
+        "foveal train photos --out runs/first",
+        "foveal train table.csv --out runs/b --set data.columns.label=kind --set train.epochs=8",
+    )
 )
 def train(
     data: Annotated[
@@ -107,22 +120,25 @@ def train(
     seed: Seed = None,
     device: Device = None,
     as_json: AsJson = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and the plan.")] = False,
+    dry_run: DryRun = False,
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Fit, evaluate, report and bundle a classifier."""
-    with _verb(debug):
+    with _verb(debug, out):
         from foveal.api.train import plan
         from foveal.api.train import train as run
         from foveal.errors import ConfigError
 
         settings = _settings(overrides, seed, device)
         if dry_run:
-            if data is None:
-                raise ConfigError("train --dry-run needs DATA.", fix="foveal train DATA --dry-run")
+            if data is None or resume:
+                raise ConfigError("train --dry-run needs DATA, and no --resume.", fix="foveal train DATA --dry-run")
             planned = plan(data, config=config, overrides=settings)
-            print(json.dumps(planned.to_dict(), indent=2) if as_json else planned)
+            again = ["--config", str(config)] if config else []
+            again += [word for setting in settings for word in ("--set", setting)]
+            command = shlex.join(["foveal", "train", data, "--out", str(out or "RUN"), *again])
+            _finish(planned.to_dict(), as_json, [str(planned)], [command])
             return
         if out is None:
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
@@ -132,12 +148,14 @@ def train(
             done.to_dict(),
             as_json,
             [*lines, f"Report: {done.report}", f"Bundle: {done.bundle}"],
-            [f"foveal predict {out} PHOTOS --out predictions.csv"],
+            [f"foveal predict {_quoted(out)} PHOTOS --out predictions.csv"],
         )
 
 
 @app.command(
-    epilog="Examples:  foveal evaluate runs/first --split val   |   foveal evaluate runs/first/bundle photos2 --out e"
+    epilog=_examples(
+        "foveal evaluate runs/first --split val", "foveal evaluate runs/first/bundle photos2 --out evaluations/photos2"
+    )
 )
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
@@ -146,24 +164,34 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write; the run itself if not given.")
     ] = None,
+    config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
     device: Device = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Measure with intervals, plots and worst errors; looks at a run's test split are counted."""
     with _verb(debug):
         from foveal.api.evaluate import evaluate as run
+        from foveal.api.evaluate import plan_evaluation
 
+        changes = overrides or ()
+        if dry_run:
+            planned = plan_evaluation(model, data, split=split, out=out, config=config, overrides=changes)
+            again = shlex.join(["foveal", "evaluate", str(model), *([data] if data else []), "--split", split])
+            _finish(planned.to_dict(), as_json, [str(planned)], [again])
+            return
         done = run(
             model,
             data,
             split=split,
             out=out,
-            overrides=overrides or (),
+            config=config,
+            overrides=changes,
             device=device or "auto",
-            seed=seed or 0,
+            seed=seed,
             progress=_progress(),
         )
         lines = [f"{split.capitalize()}: {done.metrics.sentence()}.", f"Written: {done.folder}"]
@@ -171,12 +199,13 @@ def evaluate(
             lines.append(f"Report: {done.report}")
         if split == "test" and done.num_looks > 1:
             lines.append(f"The test split has been looked at {done.num_looks} times; decide on validation instead.")
-        _finish(done.to_dict(), as_json, lines, [f"foveal predict {model} PHOTOS --out predictions.csv"])
+        _finish(done.to_dict(), as_json, lines, [f"foveal predict {_quoted(model)} PHOTOS --out predictions.csv"])
 
 
 @app.command(
-    epilog="Examples:  foveal predict runs/first photos --out p.csv   |   "
-    "ls *.jpg | foveal predict runs/first - --format jsonl"
+    epilog=_examples(
+        "foveal predict runs/first photos --out p.csv", "ls *.jpg | foveal predict runs/first - --format jsonl"
+    )
 )
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
@@ -192,13 +221,20 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images computed together.")] = 32,
     device: Device = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Classes and probabilities for any number of images, in order; a bad file fails in its own row."""
     with _verb(debug):
+        from foveal.api.predict import plan_prediction
         from foveal.api.predict import predict as run
         from foveal.errors import ConfigError
 
+        if dry_run:
+            planned = plan_prediction(model, inputs, out=out, format=table_format)
+            again = shlex.join(["foveal", "predict", str(model), *inputs, *(["--out", str(out)] if out else [])])
+            _finish(planned.to_dict(), as_json, [str(planned)], [again])
+            return
         if as_json and out is None:
             raise ConfigError(
                 "--json prints a summary, so the rows need a file.", fix="add --out, or use --format jsonl."
@@ -212,17 +248,18 @@ def predict(
             batch_size=batch_size,
             progress=_progress(),
         )
-        if out is not None:
-            lines = [
-                f"{done.num_ok:,} images classified" + (f", {done.num_failed:,} failed" if done.num_failed else "")
-            ]
-            lines += [f"  {name}: {count:,}" for name, count in done.class_counts.items()]
-            _finish(done.to_dict(), as_json, [*lines, f"Table: {out}"], [f"foveal evaluate {model}"])
+        failed = f", {done.num_failed:,} failed" if done.num_failed else ""
+        lines = [f"{done.num_ok:,} images classified{failed}"]
+        lines += [f"  {name}: {count:,}" for name, count in done.class_counts.items()]
+        lines += [f"Table: {out}"] if out else []
+        # Rows on stdout may be on their way into another program.
+        stream = sys.stdout if out else sys.stderr
+        _finish(done.to_dict(), as_json, lines, [f"foveal evaluate {_quoted(model)}"], stream)
         if done.num_failed and not done.num_ok:
             raise typer.Exit(1)
 
 
-@app.command(epilog="Examples:  foveal models 'convnext*'   |   foveal models '*in22k*' --json")
+@app.command(epilog=_examples("foveal models 'convnext*'", "foveal models '*in22k*' --json"))
 def models(
     pattern: Annotated[str, typer.Argument(metavar="GLOB", help="Names to list.")] = "*",
     as_json: AsJson = False,
@@ -263,39 +300,87 @@ def _progress() -> "Progress":
     return Terminal()
 
 
-def _finish(result: dict[str, Any], as_json: bool, lines: Sequence[str], next_commands: Sequence[str]) -> None:
+def _quoted(path: Path) -> str:
+    """A path as it can be typed into a shell."""
+    return shlex.quote(str(path))
+
+
+def _finish(
+    result: dict[str, Any],
+    as_json: bool,
+    lines: Sequence[str],
+    next_commands: Sequence[str],
+    stream: "TextIO | None" = None,
+) -> None:
     """Print what was written and what to type next; with --json the result alone."""
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(json.dumps(result, indent=2, allow_nan=False))
         return
-    for line in lines:
-        print(line)
-    print("Next:" if len(next_commands) == 1 else "Try next:")
-    for command in next_commands:
-        print(f"  {command}")
+    for line in (*lines, "Next:" if len(next_commands) == 1 else "Try next:", *(f"  {each}" for each in next_commands)):
+        print(line, file=stream or sys.stdout)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, on the same way out as Ctrl-C."""
 
 
 @contextmanager
-def _verb(debug: bool) -> "Iterator[None]":
-    """Turn errors into one message on stderr and the exit code of their kind; no traceback for ours."""
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminate)
+def _verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
+    """Turn errors into one message on stderr and the exit code of their kind; no traceback for ours.
+
+    Args:
+        debug: whether to show the traceback all the same.
+        run: the run folder of a training, which can be gone on with.
+    """
+    for standard in (sys.stdin, sys.stdout):
+        if isinstance(standard, io.TextIOWrapper):
+            standard.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
+    with _terminable():
+        try:
+            yield
+            sys.stdout.flush()
+        except FovealError as error:
+            _fail(f"foveal: {error}", error.exit_code, debug)
+        except KeyboardInterrupt as interrupt:
+            number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
+            _fail(f"foveal: stopped.{_how_to_go_on(run)}", 128 + number, debug)
+        except BrokenPipeError:
+            # Whoever read our stdout has gone, as `head` does; nothing more can be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"foveal: {place}{error.strerror or error}. --debug shows where it happened.", 1, debug)
+
+
+def _fail(message: str, exit_code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    raise typer.Exit(exit_code) from None
+
+
+def _how_to_go_on(run: Path | None) -> str:
+    if run is None:
+        return ""
+    if (run / "config.yaml").is_file():
+        return f"\nWhat to do: go on with: foveal train --out {_quoted(run)} --resume"
+    return "\nWhat to do: the same command begins again; what was decoded so far is kept."
+
+
+@contextmanager
+def _terminable() -> "Iterator[None]":
+    """SIGTERM raises, so that files in the making are cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except FovealError as error:
-        if debug:
-            raise
-        print(f"foveal: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("foveal: stopped.", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGINT) from None
-    except BrokenPipeError:
-        # Whoever read our stdout has gone, as `head` does; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: object) -> None:
-    del frame
-    raise SystemExit(128 + number)
+    del number, frame
+    raise _Terminated

@@ -1,11 +1,12 @@
 """Files on disk: durable writes, hashes, natural order, and text that is safe in a spreadsheet."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +14,25 @@ from typing import IO, Any
 
 from foveal.errors import FovealError
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def natural_key(text: str) -> tuple[tuple[int, int | str, str], ...]:
-    """Sort key that puts `2` before `10`, and is total: equal only for equal texts.
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts `2` before `10` and `cat` before `cat2`, and is total: equal only for equal texts.
 
     Digits compare as numbers and letters case-insensitively; the exact text breaks ties.
     """
-    parts = re.findall(r"\d+|\D+", text)
-    key: list[tuple[int, int | str, str]] = [
-        (0, int(part), "") if part.isascii() and part.isdigit() else (1, part.casefold(), "") for part in parts
-    ]
-    return (*key, (2, "", text))
+    key: list[tuple[int, int, str]] = []
+    for part in re.findall(r"[0-9]+|[^0-9]+", text):
+        if part[0] in "0123456789":
+            # By number of digits, then by the digits: Python refuses to turn thousands of digits into a number.
+            digits = part.lstrip("0")
+            key.append((1, len(digits), digits))
+        else:
+            key.append((2, 0, part.casefold()))
+    return (*key, (0, 0, text))
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -40,12 +47,15 @@ def sha256_file(path: Path) -> str:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable (a no-op where the system does not allow it, as on Windows)."""
+    """Make a rename inside `folder` durable; nothing where that cannot be, as on Windows and some network disks."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -59,26 +69,29 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         FovealError: the disk is full or the folder cannot be written; whatever stood there before still stands.
     """
-    temporary: Path | None = None
+    temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(6)}.partial"
+    is_our_part = True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".partial", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        # Not `tempfile`, whose files only their owner can read: the user's umask decides.
+        with temporary.open("xb") as stream:
+            is_our_part = False
             yield stream
+            is_our_part = True
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
+        # What the caller does between two writes may fail for reasons that are not this file's.
+        if not is_our_part and error.errno not in _DISK_FAULTS:
+            raise
         raise FovealError(
             f"{path} could not be written: {error.strerror or error}.",
             fix="free some space or choose another folder; what stood there before is untouched.",
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,7 +102,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON durably. NaN and infinity are refused: a value that is not defined is null."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_encode) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON in readable letters; only what no file could hold as UTF-8 (parts of a name that is none) is escaped.
+
+    NaN and infinity are refused: a value that is not defined is null.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=_encode)
+    return _LONE_SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _encode(value: Any) -> Any:
@@ -105,13 +127,15 @@ def read_json(path: Path) -> Any:
     """Read a UTF-8 JSON file.
 
     Raises:
-        FovealError: the file is missing or is not JSON.
+        FovealError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FovealError(f"{path} does not exist.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FovealError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FovealError(f"{path} is not JSON: {error}.") from error
 
 
@@ -148,4 +172,5 @@ class Utf8Lines:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write text as UTF-8; bytes of a file name that are not UTF-8 come out as they were."""
         return self._stream.write(text.encode("utf-8", errors="surrogateescape"))

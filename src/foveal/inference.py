@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 
 from foveal.data.batches import Batch, Batches
 from foveal.data.pixels import ImageRejectedError, decode, decode_array, decode_image, to_square, to_store
+from foveal.errors import ConfigError
 from foveal.metrics import softmax
 from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle, read_bundle
@@ -25,7 +26,7 @@ from foveal.model.devices import choose_device
 ImageInput = str | PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What the classifier says of one image, or why it says nothing.
 
@@ -88,7 +89,7 @@ class Predictor:
 
     Raises:
         ArtifactError: the bundle is damaged or unknown.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or a number is less than 1.
 
     Example:
         >>> predictor = Predictor("runs/signs")  # doctest: +SKIP
@@ -99,6 +100,8 @@ class Predictor:
     def __init__(
         self, path: str | PathLike[str], *, device: str = "auto", batch_size: int = 32, num_workers: int = 2
     ) -> None:
+        if min(batch_size, num_workers) < 1:
+            raise ConfigError(f"batch_size={batch_size}, num_workers={num_workers}: both must be at least 1.")
         self._device = choose_device(device)
         self.bundle: Bundle = read_bundle(Path(path))
         self._classifier = self.bundle.build().to(self._device).to(memory_format=torch.channels_last)
@@ -145,16 +148,19 @@ class Predictor:
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)), dtype=np.float32)
 
     def measure_latency(self, images: Sequence[ImageInput]) -> dict[str, float] | None:
-        """Milliseconds for one image at a time, decoding included, as p50 and p95, after a warm-up."""
-        if not images:
-            return None
-        self(images[0])
+        """Milliseconds for one image at a time, decoding included, as p50 and p95, after a warm-up.
+
+        Images that fail are not counted; None where no other is left.
+        """
         times = []
-        for image in images:
+        for image in [*images[:1], *images]:
             start = time.perf_counter()
-            square = self._square(image)
-            list(self._predict([""], [square]))
-            times.append(1000.0 * (time.perf_counter() - start))
+            (prediction,) = self._predict([""], [self._square(image)])
+            if prediction.status == "ok":
+                times.append(1000.0 * (time.perf_counter() - start))
+        times = times[1:]  # the warm-up
+        if not times:
+            return None
         return {"p50": float(np.percentile(times, 50)), "p95": float(np.percentile(times, 95))}
 
     def _square(self, image: ImageInput) -> NDArray[np.uint8] | str:
@@ -165,12 +171,8 @@ class Predictor:
             return str(error)
         except FileNotFoundError:
             return "no such file"
-        except IsADirectoryError:
-            return "is a folder"
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
-        except ValueError as error:  # a NUL in a path
-            return f"cannot be opened: {error}"
 
     def _decode(self, image: ImageInput) -> NDArray[np.uint8]:
         if isinstance(image, bytes):
@@ -179,6 +181,8 @@ class Predictor:
             return decode_image(image, self._policy).pixels
         if isinstance(image, np.ndarray):
             return decode_array(image, self._policy).pixels
+        if "\0" in fspath(image):
+            raise FileNotFoundError
         return decode(Path(image), self._policy).pixels
 
     def _predict(self, names: Sequence[str], squares: Sequence[NDArray[np.uint8] | str]) -> Iterator[Prediction]:
@@ -200,4 +204,4 @@ class Predictor:
 
 
 def _name(image: ImageInput) -> str:
-    return str(Path(image)) if isinstance(image, (str, PathLike)) else ""
+    return fspath(image) if isinstance(image, (str, PathLike)) else ""

@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import IO, Any, Literal, Protocol
 
 from foveal.errors import ConfigError, DataError
 from foveal.extras import require
-from foveal.files import Utf8Lines, atomic_writer, natural_key, neutral_cell
+from foveal.files import Utf8Lines, atomic_writer, natural_key, neutral_cell, to_json
 from foveal.inference import Prediction
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
@@ -25,7 +24,7 @@ def expand_inputs(inputs: Sequence[str], stdin: IO[str] | None = None) -> Iterat
 
     Args:
         inputs: files; folders, walked to the bottom without hidden entries; glob patterns; or `-` for a list on stdin,
-            one path a line.
+            one path a line. A sub-folder that cannot be listed is given out itself, so that it fails where it is used.
         stdin: where `-` reads from.
 
     Raises:
@@ -33,7 +32,7 @@ def expand_inputs(inputs: Sequence[str], stdin: IO[str] | None = None) -> Iterat
     """
     for text in inputs:
         if text == "-":
-            yield from (line.rstrip("\r\n") for line in stdin or () if line.strip())
+            yield from _listed(stdin)
         elif os.path.isdir(text):  # noqa: PTH112  Path would change how the name is spelled
             yield from _some(_walk(text), f"The folder {text} holds no files.")
         elif glob.has_magic(text) and not os.path.lexists(text):
@@ -43,11 +42,23 @@ def expand_inputs(inputs: Sequence[str], stdin: IO[str] | None = None) -> Iterat
             yield text
 
 
+def _listed(stdin: IO[str] | None) -> Iterator[str]:
+    """Paths from a stream, one a line; from its bytes where it has them, since a name need not be UTF-8."""
+    raw: Iterable[bytes] | None = getattr(stdin, "buffer", None)
+    for line in stdin or () if raw is None else map(os.fsdecode, raw):
+        if line.strip():
+            yield line.rstrip("\r\n")
+
+
 def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
+    faults: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=faults.append):
+        while faults:
+            yield str(faults.pop().filename)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
         for name in sorted((name for name in files if not name.startswith(".")), key=natural_key):
             yield os.path.join(parent, name)  # noqa: PTH118
+    yield from (str(fault.filename) for fault in faults)
 
 
 def _some(paths: Iterable[str], message: str) -> Iterator[str]:
@@ -101,13 +112,22 @@ def open_table(out: Path | None, kind: TableFormat, class_names: Sequence[str], 
         stdout: where rows go without a file.
     """
     if out is None:
-        yield _make_sink(stdout, kind, class_names)
+        raw: IO[bytes] | None = getattr(stdout, "buffer", None)
+        if raw is None:
+            yield _make_sink(stdout, kind, class_names)
+        else:  # past the stream's own encoding, which may have no word for a file name
+            stdout.flush()
+            yield _make_sink(Utf8Lines(raw), kind, class_names)
+            raw.flush()
         return
     with atomic_writer(out) as stream:
         if kind == "parquet":
             sink = _Parquet(stream, class_names)
-            yield sink
-            sink.close()
+            try:
+                yield sink
+                sink.flush()
+            finally:
+                sink.close()
         else:
             yield _make_sink(Utf8Lines(stream), kind, class_names)
 
@@ -148,7 +168,7 @@ class _JsonLines:
         }
         for name, value in zip(self._class_names, prediction.probabilities.tolist(), strict=True):
             row[f"p_{name}"] = None if failed else value
-        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._stream.write(to_json(row) + "\n")
 
 
 class _Parquet:
@@ -171,13 +191,12 @@ class _Parquet:
         row = (path, prediction.status, prediction.reason, predicted, *(None if failed else n for n in numbers))
         self._rows.append(row)
         if len(self._rows) >= PARQUET_ROWS:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
-        self._flush()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._rows:
             columns = [
                 self._arrow.array(column, field.type)

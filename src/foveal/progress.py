@@ -17,7 +17,7 @@ class Progress(Protocol):
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str) -> Iterator[Bar]:
-        """Show a bar over `total` units for the length of the block."""
+        """Show a bar over `total` units for the length of the block; 0 where nobody knows how many will come."""
         ...
 
     def say(self, text: str) -> None:
@@ -66,15 +66,15 @@ class Terminal:
         from rich.progress import Progress as RichProgress
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn(unit),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
         with RichProgress(*columns, console=self._console, transient=True) as progress:
-            yield _RichBar(progress, progress.add_task(description, total=total, note=""))
+            yield _RichBar(progress, progress.add_task(description, total=total or None, note=""))
 
     def say(self, text: str) -> None:
         """Print one line on stderr, markup off."""

@@ -8,7 +8,7 @@ RUN/
 ```
 """
 
-import json
+import math
 import os
 import platform
 import subprocess
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.errors import ArtifactError
-from foveal.files import read_json, write_json
+from foveal.files import read_json, to_json, write_json
 
 _PACKAGES = (
     "foveal", "torch", "torchvision", "timm", "lightning", "kornia", "numpy", "pillow", "scikit-learn", "pyarrow",
@@ -137,11 +137,16 @@ class RunFolder:
         with (self.path / ".lock").open("a+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 stream.seek(0)
                 raise ArtifactError(
                     f"Another process ({stream.read().strip() or 'unknown'}) is working in {self.path}.",
                     fix="wait for it to end, or choose another --out.",
+                ) from error
+            except OSError as error:
+                raise ArtifactError(
+                    f"The run folder {self.path} cannot be locked: {error.strerror or error}.",
+                    fix="choose an --out on a disk of this machine; not every network disk has locks.",
                 ) from error
             stream.truncate(0)
             stream.write(f"pid {os.getpid()}")
@@ -149,10 +154,13 @@ class RunFolder:
             yield
 
     def log_event(self, event: str, **fields: Any) -> None:
-        """Append one event to log.jsonl."""
-        line = {"time": now(), "event": event, **fields}
-        with self.log.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        """Append one event to log.jsonl; a number that is not finite is null there, as JSON has no word for it."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(to_json({"time": now(), "event": event, **finite}) + "\n")
 
     def count_look(self, split: str, verb: str) -> int:
         """Note that `split` was evaluated by `verb`; returns how often it now has been.

@@ -55,7 +55,7 @@ def test_two_drawings_of_one_plot_share_no_id() -> None:
 
 def test_the_label_is_read_and_escaped_and_the_size_is_in_pixels() -> None:
     drawing = inline(HOSTILE, prefix="p", label='<b>"x"</b>')
-    assert '<title id="p-label">&lt;b&gt;&#34;x&#34;&lt;/b&gt;</title>' in str(drawing.markup)
+    assert '<title id="p-label">&lt;b&gt;&quot;x&quot;&lt;/b&gt;</title>' in str(drawing.markup)
     assert 'role="img" aria-labelledby="p-label"' in str(drawing.markup)
     assert drawing.width_px == 40
 

@@ -131,9 +131,7 @@ def test_the_weakest_class_in_images(small_run: SmallRun) -> None:
     metrics = replace_split(run, "test", lambda labels: np.where(labels == 1, 2, labels))
     finding = said(run)["Weakest class"]
     assert finding.level == "caution"
-    assert finding.text.startswith(
-        f"“bee” is found least often: 0 of {metrics.per_class[1].support} test images (0"
-    )
+    assert finding.text.startswith(f"“bee” is found least often: 0 of {metrics.per_class[1].support} test images (0")
 
 
 def test_the_kept_epoch_is_the_one_that_training_keeps(small_run: SmallRun) -> None:

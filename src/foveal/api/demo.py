@@ -69,7 +69,7 @@ def demo(
     """
     progress = progress or Silence()
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()) and not force:
+    if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ArtifactError(
             f"{folder} is not empty.",
             fix="look at run/report.html in it if it is an earlier demo; else choose another --out, or give --force.",

@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from foveal.data.cache import cache_folder
 from foveal.errors import ConfigError
-from foveal.files import write_json
+from foveal.files import natural_key, write_json
 from foveal.progress import Progress, Silence
 
 
@@ -19,7 +20,7 @@ class ModelInfo:
 
     Attributes:
         name: architecture, and the tag of its weights behind a dot.
-        num_parameters: with the head it was published with.
+        num_parameters: of the architecture, with the head of its default weights.
         image_size: side of the square it was trained on, in pixels.
         licence: of the weights, as the zoo says; "unknown" where it does not, empty without weights.
         cached: whether the weights are on this machine.
@@ -83,7 +84,7 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
         raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
     counts = _parameter_counts({name.partition(".")[0] for name in names}, progress or Silence())
     entries = []
-    for name in sorted(names):
+    for name in sorted(names, key=natural_key):
         facts = pretrained_facts(name)
         has_weights = bool(facts.get("hf_hub_id") or facts.get("url"))
         entries.append(
@@ -104,17 +105,26 @@ def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, 
     import torch
 
     file = cache_folder() / f"parameters-timm-{version('timm')}.json"
-    try:
-        known: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = _remembered(file)
     missing = sorted(architectures - known.keys())
     if missing:
-        with progress.bar("Counting parameters", len(missing), "models") as bar:
-            for name in missing:
-                with torch.device("meta"):
-                    net = timm.create_model(name, pretrained=False)
-                known[name] = sum(parameter.numel() for parameter in net.parameters())
-                bar.advance()
-        write_json(file, known)
+        try:
+            with progress.bar("Counting parameters", len(missing), "models") as bar:
+                for name in missing:
+                    with torch.device("meta"):
+                        net = timm.create_model(name, pretrained=False)
+                    known[name] = sum(parameter.numel() for parameter in net.parameters())
+                    bar.advance()
+        finally:
+            # Also after Ctrl-C: counting the whole zoo takes a while, and the next try goes on from here.
+            write_json(file, known)
     return known
+
+
+def _remembered(file: Path) -> dict[str, int]:
+    """What was counted before; nothing where the file is missing or is not ours, for it is only a cache."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): int(count) for name, count in known.items()} if isinstance(known, dict) else {}

@@ -7,10 +7,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import IO
 
-from foveal.api.results import PredictResult
-from foveal.inference import Predictor
+from foveal.api.opening import open_predictor, refuse_unfinished
+from foveal.api.results import PredictPlan, PredictResult
+from foveal.model.bundle import read_bundle
 from foveal.predictions import expand_inputs, open_table, table_format
 from foveal.progress import Progress, Silence
+from foveal.training.resolve import num_cpus
 
 
 def predict(
@@ -52,7 +54,7 @@ def predict(
     """
     target = None if out is None else Path(out)
     kind = table_format(target, format)
-    predictor = Predictor(model, device=device, batch_size=batch_size)
+    predictor = open_predictor(model, device=device, batch_size=batch_size, num_workers=min(16, num_cpus()))
     counts: Counter[str] = Counter()
     num_failed = 0
     paths = expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin)
@@ -69,3 +71,26 @@ def predict(
                 num_failed += 1
     class_counts = {name: counts[name] for name in predictor.class_names if counts[name]}
     return PredictResult(counts.total(), num_failed, target, class_counts)
+
+
+def plan_prediction(
+    model: str | PathLike[str],
+    inputs: Sequence[str | PathLike[str]],
+    *,
+    out: str | PathLike[str] | None = None,
+    format: str | None = None,
+    stdin: IO[str] | None = None,
+) -> PredictPlan:
+    """What `predict` would do: the inputs are counted and the bundle is checked, and nothing is opened or written.
+
+    Raises:
+        ArtifactError: as `predict`.
+        ConfigError: as `predict`.
+        DataError: as `predict`.
+    """
+    target = None if out is None else Path(out)
+    kind = table_format(target, format)
+    refuse_unfinished(Path(model))
+    bundle = read_bundle(Path(model))
+    num_inputs = sum(1 for _ in expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin))
+    return PredictPlan(Path(model), num_inputs, bundle.spec.class_names, kind, target)

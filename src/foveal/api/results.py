@@ -72,6 +72,87 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
+class EvaluatePlan:
+    """What `evaluate --dry-run` shows.
+
+    Attributes:
+        model: the run or bundle.
+        split: the split that would be measured.
+        num_images: usable images of it, as far as known without decoding.
+        class_counts: images of each of the model's classes.
+        folder: where the result would go.
+        counts_as_look: whether this would count as a look at the run's split.
+    """
+
+    model: Path
+    split: str
+    num_images: int
+    class_counts: Mapping[str, int]
+    folder: Path
+    counts_as_look: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "model": str(self.model),
+            "split": self.split,
+            "num_images": self.num_images,
+            "class_counts": dict(self.class_counts),
+            "folder": str(self.folder),
+            "counts_as_look": self.counts_as_look,
+        }
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name}: {count:,}" for name, count in self.class_counts.items())
+        lines = [
+            f"model       {self.model}",
+            f"split       {self.split}, {self.num_images:,} images",
+            f"classes     {counts}",
+            f"writes to   {self.folder}" + (", counted as a look at the split" if self.counts_as_look else ""),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """What `predict --dry-run` shows.
+
+    Attributes:
+        model: the run or bundle.
+        num_inputs: files that the inputs stand for.
+        class_names: the classes that would be told apart.
+        format: of the table.
+        table: the file that would be written, or None for stdout.
+    """
+
+    model: Path
+    num_inputs: int
+    class_names: tuple[str, ...]
+    format: str
+    table: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "model": str(self.model),
+            "num_inputs": self.num_inputs,
+            "class_names": list(self.class_names),
+            "format": self.format,
+            "table": str(self.table) if self.table else None,
+        }
+
+    def __str__(self) -> str:
+        names = ", ".join(self.class_names[:12]) + (", ..." if len(self.class_names) > 12 else "")
+        lines = [
+            f"model       {self.model}",
+            f"inputs      {self.num_inputs:,} files",
+            f"classes     {len(self.class_names)}: {names}",
+            f"writes to   {self.table or 'stdout'}, {self.format}",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class PredictResult:
     """How a prediction over many inputs went.
 

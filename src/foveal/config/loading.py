@@ -176,11 +176,12 @@ def _nearest(model: type[BaseModel], dotted: str) -> str:
     keys = [key for key, _ in known_keys(model)]
     if dotted in keys:  # written as one word in a file
         section, _, name = dotted.rpartition(".")
-        return f" of that name with a dot; write {name}: below {section}:"
+        return f"; write `{name}:` below `{section}:`"
     near = [key for key in keys if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
     if not near:
         sections = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
-        near = difflib.get_close_matches(dotted, [*keys, *sorted(sections)], n=1, cutoff=0.6)
+        candidates = [*keys, *sorted(name for name in sections if not dotted.startswith(f"{name}."))]
+        near = difflib.get_close_matches(dotted, candidates, n=1, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -48,7 +48,7 @@ _STRENGTHS: dict[PolicyName, _Strength] = {
     "heavy": _Strength(turn_degrees=25.0, shift=0.12, zoom=(0.75, 1.4), light=0.4, saturation=0.4, mirror=0.5),
 }
 _LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey, ITU-R BT.601, as Pillow and torchvision have them."""
+"""Weights of red, green and blue in grey, ITU-R BT.601, as Pillow has them (torchvision rounds red to 0.2989)."""
 
 
 class Augmentation(nn.Module):
@@ -70,7 +70,7 @@ class Augmentation(nn.Module):
         mirror = base.mirror if config.horizontal_flip is None else config.horizontal_flip
         self._strength = replace(base, mirror=mirror)
         self._vertical_flip = config.vertical_flip
-        self._identity = config.policy == "none" and not mirror and not config.vertical_flip
+        self._is_plain = config.policy == "none"
         self.after = nn.Sequential(*_kornia_operations(config))
 
     @torch.no_grad()
@@ -84,9 +84,10 @@ class Augmentation(nn.Module):
             float32 [n, 3, size, size], 0..1, in channels-last memory.
         """
         pixels = images.float().div_(255.0)
-        if self._identity:
+        if self._is_plain:
             start = (self._side_px - self._size_px) // 2
             pixels = pixels[:, :, start : start + self._size_px, start : start + self._size_px]
+            pixels = _mirrored(_mirrored(pixels, self._strength.mirror, 3), self._vertical_flip, 2)
         else:
             pixels = self._light(self._resample(pixels))
             if len(self.after):
@@ -105,8 +106,8 @@ class Augmentation(nn.Module):
         reach = 2.0 * strength.shift + (1.0 - self._size_px / self._side_px)
         theta = torch.empty(num_images, 2, 3)
         theta[:, 0, 0] = scale * torch.cos(angle) * mirror_x
-        theta[:, 0, 1] = -scale * torch.sin(angle)
-        theta[:, 1, 0] = scale * torch.sin(angle)
+        theta[:, 0, 1] = -scale * torch.sin(angle) * mirror_y
+        theta[:, 1, 0] = scale * torch.sin(angle) * mirror_x
         theta[:, 1, 1] = scale * torch.cos(angle) * mirror_y
         theta[:, :, 2] = _draw(num_images * 2, -reach, reach).view(num_images, 2)
         size = [num_images, 3, self._size_px, self._size_px]
@@ -119,8 +120,6 @@ class Augmentation(nn.Module):
         Source: the definitions of torchvision's adjust_brightness, adjust_contrast and adjust_saturation.
         """
         strength, num_images = self._strength, len(pixels)
-        if not strength.light:
-            return pixels
         brightness = _draw(num_images, 1.0 - strength.light, 1.0 + strength.light)
         contrast = _draw(num_images, 1.0 - strength.light, 1.0 + strength.light)
         saturation = _draw(num_images, 1.0 - strength.saturation, 1.0 + strength.saturation)
@@ -131,6 +130,14 @@ class Augmentation(nn.Module):
         offset = (brightness * (1.0 - contrast)).to(pixels.device) * mean_grey
         flat = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), matrix, pixels.flatten(2))
         return flat.view_as(pixels)
+
+
+def _mirrored(pixels: torch.Tensor, probability: float, axis: int) -> torch.Tensor:
+    """Each image turned over along an axis, or not."""
+    if not probability:
+        return pixels
+    is_mirrored = (torch.rand(len(pixels)) < probability).to(pixels.device)
+    return torch.where(is_mirrored[:, None, None, None], pixels.flip(axis), pixels)
 
 
 def _draw(num_draws: int, low: float, high: float) -> torch.Tensor:

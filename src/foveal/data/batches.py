@@ -39,7 +39,9 @@ def derive_seed(*parts: int) -> int:
 
     Source: numpy's SeedSequence, whose mixing is stable by contract.
     """
-    return int(np.random.SeedSequence([part & 0xFFFFFFFF for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+    # The number of parts as well: SeedSequence takes [1] and [1, 0] for the same.
+    entropy = [len(parts), *(part & 0xFFFFFFFF for part in parts)]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Batches:

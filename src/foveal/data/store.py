@@ -6,15 +6,15 @@ processes) says what lies where, and remembers each file's hash by path, size an
 run reads nothing but the index.
 
 Crash safety: shards only grow, and pixels are on disk before the index speaks of them. What a killed process left
-behind its last commit is never referred to.
+behind its last commit is never referred to, and a shard that is shorter than the index says, or gone, counts as not
+there: its images are decoded again.
 """
 
 import os
-import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.pixels import Geometry, PixelPolicy
+from foveal.data.store_index import Change, Index
 from foveal.errors import ArtifactError
 from foveal.files import sha256_bytes
 from foveal.types import Box
@@ -30,18 +31,9 @@ from foveal.types import Box
 LAYOUT_VERSION = 1
 SHARD_BYTES = 1 << 30
 RECENT_SECONDS = 3600.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, num_bytes INTEGER, modified_ns INTEGER, sha256 TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS images (
-    sha256 TEXT, policy TEXT, width INTEGER, height INTEGER, mode TEXT, format TEXT, notes TEXT, reason TEXT,
-    PRIMARY KEY (sha256, policy)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pixels (
-    form TEXT, sha256 TEXT, box TEXT, shard TEXT, start INTEGER, height INTEGER, width INTEGER, reason TEXT,
-    PRIMARY KEY (form, sha256, box)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS forms (form TEXT PRIMARY KEY, last_used REAL) WITHOUT ROWID;
-"""
+COMMIT_BYTES = 64 << 20
+COMMIT_ROWS = 20_000
+COMMIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +51,22 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one stored image lies: bytes `start` onwards of a shard; `reason` is set where the box was unusable."""
+    """Where one stored image lies: bytes `start` onwards of a shard.
+
+    The shard is empty where no pixels are kept: with a `reason` where the box was unusable, else because none were
+    wanted.
+    """
 
     shard: str
     start: int
     height: int
     width: int
     reason: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The byte after its last."""
+        return self.start + 3 * self.height * self.width
 
 
 class PixelSource(Protocol):
@@ -85,22 +86,13 @@ class Store:
         folder: the cache folder; made where it is missing.
 
     Raises:
-        ArtifactError: the folder cannot be written, or its index is damaged.
+        ArtifactError: the folder cannot be written, or its index is damaged; so do all methods.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / f"store-v{LAYOUT_VERSION}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._index = sqlite3.connect(self._folder / "index.sqlite", timeout=60.0, isolation_level=None)
-            self._index.execute("PRAGMA journal_mode=WAL")
-            self._index.execute("PRAGMA synchronous=NORMAL")
-            self._index.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise ArtifactError(
-                f"The image store in {self._folder} cannot be opened: {error}.",
-                fix="delete that folder (it is only a cache), or set FOVEAL_CACHE_DIR to another place.",
-            ) from error
+        self._index = Index(self._folder / "index.sqlite")
+        self._shard_sizes: dict[str, int] = {}
 
     def __enter__(self) -> "Store":
         return self
@@ -114,30 +106,37 @@ class Store:
 
     def known_hash(self, path: bytes, num_bytes: int, modified_ns: int) -> str | None:
         """The SHA-256 that a file had when it last was read, if it has not changed since."""
-        found = self._index.execute(
-            "SELECT num_bytes, modified_ns, sha256 FROM files WHERE path = ?", (path,)
-        ).fetchone()
+        found = self._index.row("SELECT num_bytes, modified_ns, sha256 FROM files WHERE path = ?", (path,))
         return str(found[2]) if found and (found[0], found[1]) == (num_bytes, modified_ns) else None
 
     def facts(self, sha256: str, policy: str) -> ImageFacts | None:
         """What is known about a content under a policy."""
-        found = self._index.execute(
+        found = self._index.row(
             "SELECT sha256, width, height, mode, format, notes, reason FROM images WHERE sha256 = ? AND policy = ?",
             (sha256, policy),
-        ).fetchone()
+        )
         return ImageFacts(*found) if found else None
 
     def place(self, form: str, sha256: str, box: Box | None) -> Place | None:
-        """Where an image lies in one form, if it is there."""
-        found = self._index.execute(
+        """Where an image lies in one form, if it is there and whole."""
+        found = self._index.row(
             "SELECT shard, start, height, width, reason FROM pixels WHERE form = ? AND sha256 = ? AND box = ?",
             (form, sha256, box_key(box)),
-        ).fetchone()
-        return Place(*found) if found else None
+        )
+        place = Place(*found) if found else None
+        return place if place and (not place.shard or self._is_whole(form, place)) else None
 
-    def touch(self, form: str) -> None:
-        """Note that a form is in use now, so that it is not evicted."""
-        self._index.execute("INSERT OR REPLACE INTO forms VALUES (?, ?)", (form, time.time()))
+    def _is_whole(self, form: str, place: Place) -> bool:
+        """Whether the shard is there and reaches so far; bytes that are mapped but missing would kill the process."""
+        if place.end > self._shard_sizes.get(place.shard, -1):
+            self._shard_sizes[place.shard] = _size(self._folder / form / place.shard)
+        return place.end <= self._shard_sizes[place.shard]
+
+    def touch(self, shards: Collection[str]) -> None:
+        """Note that shards are in use now, so that they are not deleted."""
+        now = time.time()
+        if shards:
+            self._index.apply(("UPDATE shards SET last_used = ? WHERE shard = ?", (now, shard)) for shard in shards)
 
     @contextmanager
     def writer(self, form: str) -> Iterator["Writer"]:
@@ -155,101 +154,144 @@ class Store:
 
     def num_bytes(self) -> int:
         """Bytes of all shards of all forms."""
-        return sum(file.stat().st_size for file in self._folder.glob("*/*.rgb"))
+        return sum(max(0, _size(file)) for file in self._folder.glob("*/*.rgb"))
 
-    def make_room(self, num_bytes: int, cap_bytes: int, keep: str) -> list[str]:
-        """Delete the least recently used forms until `num_bytes` more fit under the cap.
+    def make_room(self, num_bytes: int, cap_bytes: int) -> int:
+        """Delete the least recently used shards until `num_bytes` more fit under the cap.
 
-        A form that was used within the hour stays, since a run may be about to map it. Maps that are open already
+        A shard that was used within the hour stays, since a run may be about to map it. Maps that are open already
         stay valid on POSIX after their file is gone.
 
         Returns:
-            The forms that were deleted.
+            The number of bytes that were deleted.
         """
-        deleted: list[str] = []
-        oldest = self._index.execute(
-            "SELECT form FROM forms WHERE form != ? AND last_used < ? ORDER BY last_used",
-            (keep, time.time() - RECENT_SECONDS),
-        ).fetchall()
-        for (form,) in oldest:
-            if self.num_bytes() + num_bytes <= cap_bytes:
+        self._sweep()
+        to_free, freed = self.num_bytes() + num_bytes - cap_bytes, 0
+        oldest = self._index.rows(
+            "SELECT shard, form FROM shards WHERE last_used < ? ORDER BY last_used", (time.time() - RECENT_SECONDS,)
+        )
+        for shard, form in oldest:
+            if freed >= to_free:
                 break
-            self._index.execute("DELETE FROM pixels WHERE form = ?", (form,))
-            self._index.execute("DELETE FROM forms WHERE form = ?", (form,))
-            for file in (self._folder / form).glob("*.rgb"):
-                file.unlink(missing_ok=True)
-            deleted.append(form)
-        return deleted
+            self._index.apply(
+                [
+                    ("DELETE FROM pixels WHERE form = ? AND shard = ?", (form, shard)),
+                    ("DELETE FROM shards WHERE shard = ?", (shard,)),
+                ]
+            )
+            file = self._folder / form / shard
+            freed += max(0, _size(file))
+            file.unlink(missing_ok=True)
+        return freed
+
+    def _sweep(self) -> None:
+        """Delete shards that the index does not know: their process was killed before its first commit."""
+        known = {shard for (shard,) in self._index.rows("SELECT shard FROM shards")}
+        for file in self._folder.glob("*/*.rgb"):
+            with suppress(FileNotFoundError):  # another process sweeps too
+                if file.name not in known and time.time() - file.stat().st_mtime > RECENT_SECONDS:
+                    file.unlink()
 
 
 class Writer:
     """Appends images to a shard of its own, so that processes never write into one file."""
 
-    def __init__(self, index: sqlite3.Connection, folder: Path, form: str) -> None:
+    def __init__(self, index: Index, folder: Path, form: str) -> None:
         self._index, self._folder, self._form = index, folder, form
-        self._rows: list[tuple[str, tuple[object, ...]]] = []
-        self._since_commit = 0
+        self._changes: list[Change] = []
         self._open_shard()
 
     def _open_shard(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._shard = f"{uuid.uuid4().hex}.rgb"
-        self._stream = (self._folder / self._shard).open("xb")
-        self._end = 0
+        with self._explained():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._stream = (self._folder / self._shard).open("xb")
+        self._end = self._committed_end = 0
+        self._committed_at = time.monotonic()
 
     def add_file(self, path: bytes, num_bytes: int, modified_ns: int, facts: ImageFacts, policy: str) -> None:
         """Remember a file's hash and what its content is."""
-        self._rows.append(
+        self._changes.append(
             ("INSERT OR REPLACE INTO files VALUES (?,?,?,?)", (path, num_bytes, modified_ns, facts.sha256))
         )
         values = (facts.sha256, policy, facts.width, facts.height, facts.mode, facts.format, facts.notes, facts.reason)
-        self._rows.append(("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)", values))
+        self._changes.append(("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)", values))
+        self._commit_where_due()
 
     def add_pixels(self, sha256: str, box: Box | None, pixels: NDArray[np.uint8] | None, reason: str | None) -> Place:
-        """Append one stored image, or the reason why its box has none."""
+        """Append one stored image; without pixels, note that the box is unusable for a reason, or was usable."""
+        verb = "INSERT OR REPLACE"
         if pixels is None:
             place = Place("", 0, 0, 0, reason)
+            if reason is None:
+                verb = "INSERT OR IGNORE"  # pixels that are kept already stay known
         else:
             if self._end and self._end + pixels.nbytes > SHARD_BYTES:
                 self.commit()
                 self._stream.close()
                 self._open_shard()
             place = Place(self._shard, self._end, pixels.shape[0], pixels.shape[1])
-            self._stream.write(np.ascontiguousarray(pixels).data)
+            with self._explained():
+                self._stream.write(np.ascontiguousarray(pixels).data)
             self._end += pixels.nbytes
-            self._since_commit += pixels.nbytes
         values = (self._form, sha256, box_key(box), place.shard, place.start, place.height, place.width, place.reason)
-        self._rows.append(("INSERT OR REPLACE INTO pixels VALUES (?,?,?,?,?,?,?,?)", values))
-        if self._since_commit > 64 << 20 or len(self._rows) > 20_000:
-            self.commit()
+        self._changes.append((f"{verb} INTO pixels VALUES (?,?,?,?,?,?,?,?)", values))
+        self._commit_where_due()
         return place
+
+    def _commit_where_due(self) -> None:
+        is_late = time.monotonic() - self._committed_at > COMMIT_SECONDS
+        if is_late or self._end - self._committed_end > COMMIT_BYTES or len(self._changes) > COMMIT_ROWS:
+            self.commit()
 
     def commit(self) -> None:
         """Put the pixels on disk, then let the index speak of them."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._index.execute("BEGIN IMMEDIATE")
-        for statement, values in self._rows:
-            self._index.execute(statement, values)
-        self._index.execute("COMMIT")
-        self._rows.clear()
-        self._since_commit = 0
+        with self._explained():
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        if self._end:
+            in_use = (self._shard, self._form, time.time())
+            self._changes.append(("INSERT OR REPLACE INTO shards VALUES (?,?,?)", in_use))
+        self._index.apply(self._changes)
+        self._changes.clear()
+        self._committed_end, self._committed_at = self._end, time.monotonic()
 
     def close(self) -> None:
-        """Close the shard; an empty one is deleted."""
-        self._stream.close()
-        if self._end == 0:
-            (self._folder / self._shard).unlink(missing_ok=True)
+        """Close the shard and cut off what was not committed; an empty one is deleted."""
+        with suppress(OSError):  # of a full disk, which was told already; what is buffered still is cut off anyway
+            self._stream.close()
+        file = self._folder / self._shard
+        if self._committed_end == 0:
+            file.unlink(missing_ok=True)
+        elif self._committed_end < _size(file):
+            os.truncate(file, self._committed_end)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArtifactError(
+                f"Decoded images could not be written to {self._folder}: {error.strerror or error}.",
+                fix="free some space, lower data.store_cap_gib, set FOVEAL_CACHE_DIR to another place, or decode on "
+                "the fly with --set data.store=off.",
+            ) from error
 
 
 class StoredPixels:
-    """Stored images by row number, as slices of memory maps."""
+    """Stored images by row number, as slices of memory maps.
+
+    Raises:
+        ArtifactError: a shard is gone or shorter than it was.
+    """
 
     def __init__(self, folder: Path, places: Sequence[Place | None]) -> None:
-        names = sorted({place.shard for place in places if place and place.shard})
-        maps = [np.memmap(folder / name, dtype=np.uint8, mode="r") for name in names]
-        number = {name: i for i, name in enumerate(names)}
-        self._maps = maps
+        ends: dict[str, int] = {}
+        for place in places:
+            if place and place.shard:
+                ends[place.shard] = max(ends.get(place.shard, 0), place.end)
+        self._maps = [_mapped(folder / shard, end) for shard, end in ends.items()]
+        number = {shard: i for i, shard in enumerate(ends)}
         self._places = [
             (number[place.shard], place.start, place.height, place.width) if place and place.shard else None
             for place in places
@@ -266,13 +308,30 @@ class StoredPixels:
         return self._maps[shard][start : start + height * width * 3].reshape(height, width, 3)
 
 
+def _mapped(file: Path, end: int) -> NDArray[np.uint8]:
+    if _size(file) < end:
+        raise ArtifactError(
+            f"{file} was deleted or cut off while it was being used.",
+            fix="start again: what is missing is decoded anew. If it happens again, raise data.store_cap_gib.",
+        )
+    return np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
 def form_name(geometry: Geometry, policy: PixelPolicy, margin: float) -> str:
     """The folder name of all images that were made with the same choices."""
-    choices = {**asdict(geometry), **asdict(policy), "margin": margin, "layout": LAYOUT_VERSION}
+    shape = asdict(geometry)
     # The size that the model sees is cut from the stored form later, so it does not matter here.
-    del choices["size_px"]
-    digest = sha256_bytes(repr(sorted(choices.items())).encode())[:12]
-    return f"{geometry.fit}-{geometry.store_px}px-{digest}"
+    del shape["size_px"]
+    choices = (sorted(shape.items()), sorted(asdict(policy).items()), float(margin), LAYOUT_VERSION)
+    return f"{geometry.fit}-{geometry.store_px}px-{sha256_bytes(repr(choices).encode())[:12]}"
 
 
 def policy_name(policy: PixelPolicy) -> str:

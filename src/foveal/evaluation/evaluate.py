@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.batches import Batches
+from foveal.data.class_names import exclude_option, shortened
 from foveal.data.manifest import Manifest
 from foveal.data.split import siblings
 from foveal.data.store import PixelSource
@@ -17,7 +18,7 @@ from foveal.extras import require
 from foveal.files import atomic_writer
 from foveal.inference import Predictor
 from foveal.metrics import SplitMetrics, fit_temperature, softmax, summarise
-from foveal.types import Split
+from foveal.types import SPLITS, Split
 
 NUM_LATENCY_IMAGES = 30
 BATCH_SIZE = 64
@@ -55,11 +56,27 @@ def align_labels(manifest: Manifest, class_names: tuple[str, ...]) -> NDArray[np
     unknown = sorted({str(name) for name in names[(labels < 0) & manifest.is_usable()]})
     if unknown:
         raise DataError(
-            f"The classifier knows {', '.join(class_names)}, and the data has other classes too:",
+            f"The classifier knows {shortened(class_names)}, and the data has other classes too.",
             problems=[f"class {name!r}" for name in unknown],
-            fix="rename the classes as in training, or leave some out with --set data.exclude_classes=[...].",
+            fix=f"rename them as in training, or leave them out: {exclude_option(unknown)}",
         )
     return labels
+
+
+def rows_of_split(manifest: Manifest, split: Split) -> NDArray[np.int64]:
+    """Numbers of the usable rows of one split, int64 [n].
+
+    Raises:
+        DataError: there is none.
+    """
+    rows = manifest.of_split(split)
+    if not len(rows):
+        counts = ", ".join(f"{len(manifest.of_split(name)):,} in {name}" for name in SPLITS)
+        raise DataError(
+            f"There is no usable image in the {split} split: {counts}.",
+            fix="choose another --split, or give data that has one.",
+        )
+    return rows
 
 
 def majority_class(manifest: Manifest, class_names: tuple[str, ...]) -> int | None:
@@ -76,12 +93,7 @@ def predict_split(
     Raises:
         DataError: the split has no usable image, or a class that the classifier does not know.
     """
-    rows = manifest.of_split(split)
-    if not len(rows):
-        raise DataError(
-            f"There is no usable image in the {split} split.",
-            fix="choose another --split, or give data that has one.",
-        )
+    rows = rows_of_split(manifest, split)
     labels = align_labels(manifest, predictor.class_names)[rows]
     geometry = predictor.bundle.spec.preprocessing.geometry()
     batches = Batches(source, rows, labels, geometry, batch_size=BATCH_SIZE, num_workers=num_workers)

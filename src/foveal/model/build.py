@@ -108,11 +108,23 @@ def check_name(name: str) -> None:
 
 
 def pretrained_facts(name: str) -> dict[str, Any]:
-    """What the zoo says of a model's weights: size, normalisation, crop, interpolation, tag and licence."""
+    """What the zoo says of a model's weights: size, normalisation, crop, interpolation, tag and licence.
+
+    Raises:
+        ConfigError: no such model, or no such tag of its weights.
+    """
     import timm
 
     check_name(name)
-    found = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        found = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        base, _, tag = name.partition(".")
+        tags = ", ".join(known.partition(".")[2] for known in timm.list_models(f"{base}.*", pretrained=True))
+        raise ConfigError(
+            f"model.name: {base} has no weights with the tag {tag!r}" + (f"; there are: {tags}." if tags else "."),
+            fix=f"choose one of these, or {base} alone for the usual ones.",
+        ) from error
     facts: dict[str, Any] = found.to_dict() if found else {}
     return facts
 
@@ -123,15 +135,26 @@ def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
 
 
 def count_macs(classifier: Classifier) -> int:
-    """Multiply-accumulates for one image, by torch's own counter (which counts two operations for each)."""
+    """Multiply-accumulates for one image, by torch's own counter (which counts two operations for each).
+
+    Raises:
+        ConfigError: the network cannot take images of the size that it was built for.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     size = classifier.architecture.image_size
     was_training = classifier.training
     classifier.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
-    classifier.train(was_training)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{classifier.architecture.name} cannot take images of {size} x {size} px: {error}.",
+            fix="choose a larger data.image_size, or a model.name that is made for small images, such as resnet18.",
+        ) from error
+    finally:
+        classifier.train(was_training)
     return int(counter.get_total_flops() // 2)
 
 

@@ -11,13 +11,13 @@ This module imports no torch until weights are asked for, so that a server can r
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from foveal.config import Section
 from foveal.data.pixels import POLICY_VERSION, Geometry, PixelPolicy
-from foveal.errors import ArtifactError, FovealError
+from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.files import atomic_writer, read_json, sha256_file, write_json
 from foveal.version import __version__
 
@@ -30,6 +30,10 @@ BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
 
+Side = Annotated[int, Field(ge=8, le=8192)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Positive = Annotated[float, Field(gt=0.0)]
+
 
 class ArchitectureSpec(Section):
     """What to build: a name of timm's zoo and its head."""
@@ -38,7 +42,7 @@ class ArchitectureSpec(Section):
     """Where the name is looked up."""
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """A model of the zoo, without a tag."""
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the head's features that training dropped."""
 
 
@@ -47,22 +51,30 @@ class PreprocessingSpec(Section):
 
     policy_version: int
     """Version of the pixel policy: what every file format and colour mode becomes."""
-    max_pixels: int
-    """Largest number of pixels that is decoded."""
-    size_px: int
+    max_pixels: int = Field(ge=1, le=PixelPolicy.max_pixels)
+    """Largest number of pixels that is decoded; a bundle may not lift the limit that protects its user."""
+    size_px: Annotated[Side, Field(le=4096)]
     """Side of the square input."""
-    store_px: int
+    store_px: Side
     """Shorter side before the central square is cut."""
     fit: Literal["crop", "pad", "squash"]
     """How an oblong image becomes square."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     """Resampling filter."""
-    background: tuple[int, int, int]
+    background: tuple[Byte, Byte, Byte]
     """Colour under transparency and padding."""
     mean: tuple[float, float, float]
     """Subtracted from red, green and blue in 0..1."""
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
     """What they are divided by then."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "PreprocessingSpec":
+        try:
+            self.geometry()
+        except ConfigError as error:
+            raise ValueError("; ".join(error.problems)) from error
+        return self
 
     def geometry(self) -> Geometry:
         """The spatial part."""
@@ -166,21 +178,26 @@ class Bundle:
         """The classifier with its weights, on the CPU, in evaluation mode.
 
         Raises:
-            ArtifactError: weights and architecture do not fit.
+            ArtifactError: weights and architecture do not fit, or the zoo does not know the architecture.
         """
         from foveal.model.build import Architecture, build
 
         preprocessing = self.spec.preprocessing
-        classifier = build(
-            Architecture(
-                name=self.spec.architecture.name,
-                num_classes=len(self.spec.class_names),
-                image_size=preprocessing.size_px,
-                dropout=self.spec.architecture.dropout,
-                mean=preprocessing.mean,
-                std=preprocessing.std,
-            )
+        architecture = Architecture(
+            name=self.spec.architecture.name,
+            num_classes=len(self.spec.class_names),
+            image_size=preprocessing.size_px,
+            dropout=self.spec.architecture.dropout,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         )
+        try:
+            classifier = build(architecture)
+        except ConfigError as error:
+            raise ArtifactError(
+                f"The network of {self.path} cannot be built with the timm that is installed. {error.message}",
+                fix=f"pip install --upgrade timm; the bundle was written by foveal {self.spec.foveal_version}.",
+            ) from error
         try:
             classifier.net.load_state_dict(self.state(), strict=True)
         except RuntimeError as error:
@@ -259,10 +276,13 @@ def write_bundle(folder: Path, spec: Mapping[str, Any], state: Mapping[str, "tor
         spec: the fields of `BundleSpec` but `format_version`, `foveal_version` and `files`.
         state: tensors by name.
     """
+    import torch
     from safetensors.torch import save
 
+    # Copies, because safetensors refuses tensors that share memory, as tied weights and views do.
+    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     with atomic_writer(folder / WEIGHTS_FILE) as stream:
-        stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        stream.write(save(own))
     full = BundleSpec(
         format_version=FORMAT_VERSION,
         foveal_version=__version__,

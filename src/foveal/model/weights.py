@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from foveal.errors import ArtifactError
 from foveal.model.build import Classifier, pretrained_facts
 
 UNKNOWN_LICENCE = "unknown"
+REACH_SECONDS = 4.0
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+"""What torch's format before the zip begins with: a pickled number."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ArtifactError: the file is damaged, or holds something that would run code when loaded.
     """
-    if path.suffix == ".safetensors":
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(32)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.", fix="check the path.") from error
+    # Eight bytes with the length of a header in JSON.
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -98,24 +108,36 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise ArtifactError(f"{path} is not a whole safetensors file: {error}.", fix="copy it again.") from error
+    if not head.startswith((b"PK", _LEGACY_MAGIC)):
+        if head.startswith(b"\x80"):
+            raise _refused(path)
+        raise ArtifactError(
+            f"{path} is not a file of weights: it begins like neither safetensors nor a file of torch.",
+            fix="give a .safetensors file, or what torch.save(model.state_dict(), ...) wrote.",
+        )
     import pickle
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ArtifactError(
-            f"{path} was refused: it holds more than tensors, and loading it could run code that it brings along.",
-            fix="convert it to .safetensors where it was made; foveal never loads such a file.",
-        ) from error
+        raise _refused(path) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} is not a file of weights: {_first_line(error)}.", fix="copy it again.") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, torch.Tensor)}
     if not tensors:
         raise ArtifactError(f"{path} holds no named tensors.", fix="save the model's state_dict().")
     return tensors
+
+
+def _refused(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} was refused: it holds more than tensors, and loading it could run code that it brings along.",
+        fix="convert it to .safetensors where it was made; foveal never loads such a file.",
+    )
 
 
 def _fill(classifier: Classifier, state: dict[str, torch.Tensor], origin: WeightsOrigin) -> WeightsOrigin:
@@ -187,10 +209,28 @@ def _check_at_hand(tag: str, facts: dict[str, Any]) -> None:
     host = host or urlparse(str(facts["url"]))
     if _proxied():
         return
-    try:
-        socket.create_connection((host.hostname or "", host.port or 443), timeout=3.0).close()
-    except OSError as error:
-        raise _not_at_hand(tag, facts, f"{host.hostname} cannot be reached: {error}") from error
+    if fault := _unreachable(host.hostname or "", host.port or 443):
+        raise _not_at_hand(tag, facts, f"{host.hostname} cannot be reached: {fault}")
+
+
+def _unreachable(host: str, port: int) -> str:
+    """Why a host does not answer within `REACH_SECONDS`; empty where it does.
+
+    In a thread, since a timeout of the socket holds for one address only, and not for looking up the name.
+    """
+    faults = [f"no answer within {REACH_SECONDS:g} seconds"]
+
+    def reach() -> None:
+        try:
+            socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+            faults.clear()
+        except OSError as error:
+            faults[0] = str(error)
+
+    thread = threading.Thread(target=reach, daemon=True, name="reach")
+    thread.start()
+    thread.join(REACH_SECONDS)
+    return faults[0] if faults else ""
 
 
 def _proxied() -> bool:

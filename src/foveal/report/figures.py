@@ -77,22 +77,12 @@ def _draw_curve(figure: Any, *, at: NDArray[Any], lines: Epochs, title: str, bes
         )
     if best_epoch is not None:
         axes.axvline(best_epoch, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0.5)
-        beyond_middle, at_top = best_epoch > (at[0] + at[-1]) / 2, title == "Loss"  # where the curves are not
-        axes.annotate(
-            "kept",
-            (best_epoch, 1 if at_top else 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if beyond_middle else 4, -2 if at_top else 3),
-            textcoords="offset points",
-            ha="right" if beyond_middle else "left",
-            va="top" if at_top else "bottom",
-            color=MUTED,
-            fontsize=7.5,
-        )
+        if title != "Learning rate":
+            _name_kept(axes, best_epoch, is_right=best_epoch > (at[0] + at[-1]) / 2, is_top=title == "Loss")
     if title in {"Accuracy", "Macro F1"}:
         lowest = min(np.nanmin(values) for values in lines.values())
         axes.set_ylim(max(0.0, np.floor(10 * lowest) / 10 - 0.02), 1.005)
-    elif title == "Loss":
+    else:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.grid(visible=True, axis="y")
@@ -100,6 +90,21 @@ def _draw_curve(figure: Any, *, at: NDArray[Any], lines: Epochs, title: str, bes
     axes.set_title(title)
     if any(lines):
         _legend_beside_title(axes)
+
+
+def _name_kept(axes: Any, epoch: int, *, is_right: bool, is_top: bool) -> None:
+    """Write "kept" beside the line of the kept epoch, in the corner where the curves are not."""
+    axes.annotate(
+        "kept",
+        (epoch, 1 if is_top else 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if is_right else 4, -2 if is_top else 3),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        va="top" if is_top else "bottom",
+        color=MUTED,
+        fontsize=7.5,
+    )
 
 
 def _legend_beside_title(axes: Any) -> None:

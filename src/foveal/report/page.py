@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
-
 from foveal.evaluation.drawing import MUTED, SPLIT_COLOURS, displayed, split_name
 from foveal.extras import require
 from foveal.files import write_text
@@ -40,7 +38,7 @@ def build_report(run: RunFolder) -> Path:
     for name, svg in plots.items():
         write_text(run.path / "evaluation" / f"{name}.svg", svg)
     page = _template().render(
-        css=Markup(_TEMPLATES.joinpath("report.css").read_text(encoding="utf-8")),  # our own file, not the user's
+        css=_TEMPLATES.joinpath("report.css").read_text(encoding="utf-8"),
         name=run.path.absolute().name,
         run_path=str(run.path),
         made=now()[:16].replace("T", " ") + " UTC",
@@ -72,14 +70,17 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
+class _Lines(str):
+    """Text of many lines for inside `pre`, made visible line by line."""
+
+
+def _lines(text: str) -> _Lines:
+    return _Lines("\n".join(displayed(line.replace("\t", "    ")) for line in text.splitlines()))
+
+
 def _visible(value: Any) -> Any:
     """Each value just before it is escaped: signs that cannot be seen, or that reorder text, are written out."""
     return displayed(value) if type(value) is str else value
-
-
-def _lines(text: str) -> Markup:
-    """Text of many lines, for inside `pre`."""
-    return Markup("\n").join(escape(displayed(line.replace("\t", "    "))) for line in text.splitlines())
 
 
 def _colour(split: str) -> str:

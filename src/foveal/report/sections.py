@@ -43,7 +43,7 @@ Values = dict[str, Any]
 class Plot:
     """A drawing for the page; a wide one scrolls inside its box where the page is narrow."""
 
-    markup: Any
+    markup: str
     is_wide: bool
 
     @classmethod
@@ -211,7 +211,9 @@ def examples(run: RunContents, pictures: Pictures) -> Values:
 def figures(run: RunContents) -> Values:
     """All metrics, and all timings."""
     judged, speed = words.judged(run), tables.images_per_second(run)
-    speeds = [f"{speed:,.0f} images per second in training, the median over the epochs."] if speed is not None else []
+    speeds = []
+    if speed is not None:
+        speeds.append(f"{speed:,.0f} images per second in training: the median over the epochs but the first.")
     if judged is not None and judged.metrics.latency_ms is not None:
         latency = judged.metrics.latency_ms
         speeds.append(

@@ -4,13 +4,13 @@ Nothing is passed on that is not known to be harmless: only drawing elements and
 same drawing, images only as embedded PNG. Ids get a prefix, so that two drawings never share one.
 """
 
+import html
 import re
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from markupsafe import Markup
-
 from foveal.errors import ArtifactError
+from foveal.evaluation.drawing import displayed
 
 _TAGS = frozenset({"svg", "g", "defs", "clipPath", "path", "rect", "line", "circle", "use", "text", "tspan", "image"})
 _ATTRIBUTES = frozenset(
@@ -49,11 +49,11 @@ class Drawing:
     """An SVG element ready for a page.
 
     Attributes:
-        markup: the element.
+        markup: the element; safe to stand in a page as it is.
         width_px: its natural width in CSS pixels.
     """
 
-    markup: Markup
+    markup: str
     width_px: float
 
 
@@ -86,10 +86,9 @@ def inline(svg: str, *, prefix: str, label: str) -> Drawing:
         "aria-labelledby": f"{prefix}-label",
     }
     body = "".join(ElementTree.tostring(child, encoding="unicode") for child in clean)
-    opening = Markup(" ").join(Markup('{}="{}"').format(name, value) for name, value in clean.attrib.items())
-    title = Markup('<title id="{}-label">{}</title>').format(prefix, label)
-    # What ElementTree wrote is escaped text, attributes and allowed tags alone.
-    return Drawing(Markup("<svg {}>{}{}</svg>").format(opening, title, Markup(body)), width_px)
+    opening = " ".join(f'{name}="{html.escape(value)}"' for name, value in clean.attrib.items())
+    title = f'<title id="{prefix}-label">{html.escape(displayed(label))}</title>'
+    return Drawing(f"<svg {opening}>{title}{body}</svg>", width_px)
 
 
 def _clean(element: ElementTree.Element, prefix: str, linked: set[str]) -> ElementTree.Element:

@@ -121,10 +121,14 @@ class _Loop:
     ) -> None:
         from lightning.fabric import Fabric
 
+        # It would tell on stderr which precision it uses; the run's configuration says so already.
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
         self.position = Position()
         # Lightning announces the precision on stderr, which our own lines have said already.
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.fabric = Fabric(
             accelerator=config.train.device, devices=1, precision=_FABRIC_PRECISION[config.train.precision]
         )

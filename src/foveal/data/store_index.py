@@ -1,0 +1,77 @@
+"""The index of the store: one SQLite file that many processes and threads may use at once."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from foveal.errors import ArtifactError
+
+Change = tuple[str, tuple[object, ...]]
+"""A statement with its values."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY, num_bytes INTEGER, modified_ns INTEGER, sha256 TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS images (
+    sha256 TEXT, policy TEXT, width INTEGER, height INTEGER, mode TEXT, format TEXT, notes TEXT, reason TEXT,
+    PRIMARY KEY (sha256, policy)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pixels (
+    form TEXT, sha256 TEXT, box TEXT, shard TEXT, start INTEGER, height INTEGER, width INTEGER, reason TEXT,
+    PRIMARY KEY (form, sha256, box)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shards (shard TEXT PRIMARY KEY, form TEXT, last_used REAL) WITHOUT ROWID;
+"""
+
+
+class Index:
+    """One connection to the index, which the threads of a process take turns at.
+
+    Args:
+        file: made with its folder where it is missing.
+
+    Raises:
+        ArtifactError: the file cannot be written or is damaged; so do all methods.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._folder = file.parent
+        self._turn = threading.Lock()
+        with self._explained():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(file, timeout=60.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(_SCHEMA)
+
+    def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        with self._turn, self._explained():
+            return self._connection.execute(statement, values).fetchall()
+
+    def row(self, statement: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
+        """The first row that a query finds."""
+        found = self.rows(statement, values)
+        return found[0] if found else None
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Make all of the changes or none."""
+        with self._turn, self._explained(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement, values in changes:
+                self._connection.execute(statement, values)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise ArtifactError(
+                f"The index of the image store in {self._folder} cannot be used: {error}.",
+                fix="delete that folder (it is only a cache), or set FOVEAL_CACHE_DIR to another place.",
+            ) from error
