@@ -70,12 +70,12 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
         FovealError: the disk is full or the folder cannot be written; whatever stood there before still stands.
     """
     temporary = path.parent / f".{path.name[:32]}.{secrets.token_hex(6)}.partial"
-    is_our_part = True
+    is_made, is_our_part = False, True
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not `tempfile`, whose files only their owner can read: the user's umask decides.
         with temporary.open("xb") as stream:
-            is_our_part = False
+            is_made, is_our_part = True, False
             yield stream
             is_our_part = True
             stream.flush()
@@ -91,7 +91,8 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
             fix="free some space or choose another folder; what stood there before is untouched.",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if is_made:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,12 +2,16 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from foveal.errors import ArtifactError
+
+WAIT_SECONDS = 60.0
+"""How long to wait for another process that writes."""
 
 Change = tuple[str, tuple[object, ...]]
 """A statement with its values."""
@@ -40,10 +44,25 @@ class Index:
         self._turn = threading.Lock()
         with self._explained():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(file, timeout=60.0, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection = sqlite3.connect(
+                file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._share()
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
+
+    def _share(self) -> None:
+        """Choose the journal that readers and a writer can share; SQLite does not wait for its turn to do that."""
+        give_up_at = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
 
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """What a query finds."""
@@ -71,7 +90,15 @@ class Index:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
+            wait = "wait until the other process is done, or "
+            delete = "delete that folder (it is only a cache), or "
             raise ArtifactError(
                 f"The index of the image store in {self._folder} cannot be used: {error}.",
-                fix="delete that folder (it is only a cache), or set FOVEAL_CACHE_DIR to another place.",
+                fix=f"{wait if _is_busy(error) else delete}set FOVEAL_CACHE_DIR to another place.",
             ) from error
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether another process is at work for longer than SQLite waits."""
+    # The lower byte is the kind, the upper ones say more of it.
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

@@ -20,7 +20,7 @@ from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, m
 from foveal.files import read_json, write_json, write_text
 from foveal.inference import Predictor
 from foveal.metrics import SplitMetrics
-from foveal.model.build import Classifier, build
+from foveal.model.build import Classifier, build, summarise
 from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
 from foveal.model.weights import WeightsOrigin, load_weights
 from foveal.progress import Progress
@@ -28,7 +28,6 @@ from foveal.run_folder import RunFolder, describe_environment
 from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig
 from foveal.training.fit import TrainingData, fit
-from foveal.training.plan import summary_of
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
 from foveal.types import SPLITS, Split
 
@@ -107,7 +106,7 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
     # Before the decoding, which can take an hour: weights may be out of reach, and images too small for the network.
     with run.stage("build model"):
         classifier, origin = _start(config, prepared.manifest, from_checkpoint=resume)
-        summary = summary_of(classifier, prepared.manifest.class_names)
+        summary = summarise(classifier, prepared.manifest.class_names)
     with run.stage("decode"):
         ingested = _decode(prepared, progress)
         run.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)

@@ -40,7 +40,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
         FovealError: the disk is full or the folder cannot be written; the old file is intact.
     """
     with atomic_writer(path) as stream:
-        torch.save({"format_version": FORMAT_VERSION, **content}, stream)
+        try:
+            torch.save({"format_version": FORMAT_VERSION, **content}, stream)
+        except RuntimeError as error:
+            # On its way out of an error torch closes its archive, fails at that too, and so hides a full disk.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class TrainConfig(Section):
     """How long, how much at once, and on what."""
 
     epochs: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Passes over the training images; auto makes 1,500 steps from weights and 3,000 from a random start, within 5 to
-    60 epochs."""
+    """Passes over the training images; auto makes 1,500 steps from weights and 2,000 from a random start, within 5 to
+    40 epochs."""
     batch_size: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Images a step; auto takes 64 on a CPU and 128 on a GPU, and less where there are few images."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

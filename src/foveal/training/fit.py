@@ -51,6 +51,7 @@ class Position:
         finished: whether the last epoch is over.
         seconds: what the steps of the epoch in progress took so far, over all processes that had a share in it.
         waited_seconds: how much of it was waiting for batches.
+        lr: the learning rate of the last step.
         history: one row an epoch, as in metrics.csv.
     """
 
@@ -61,6 +62,7 @@ class Position:
     finished: bool = False
     seconds: float = 0.0
     waited_seconds: float = 0.0
+    lr: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -212,6 +214,8 @@ class _Loop:
         self.fabric_optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric_optimizer.step()
+        # Before the schedule moves on: after the last step there is no next one, and it would say anything.
+        self.position.lr = float(self.optimizer.param_groups[0]["lr"])
         self.schedule.step()
         self.running.update(logits.detach(), labels, loss)
         return loss.detach()
@@ -229,7 +233,7 @@ class _Loop:
             "epoch": position.epoch + 1,
             **self.running.row("train_"),
             **self.validate(),
-            "lr": float(self.schedule.get_last_lr()[0]),
+            "lr": position.lr,
             "seconds": round(seconds, 3),
             "images_per_second": round(position.step * self.data.train.batch_size / seconds, 1),
             "data_wait_share": round(position.waited_seconds / seconds, 4),

@@ -1,16 +1,11 @@
 """What a training would do, before it does it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
 from foveal.config import dump_yaml
-from foveal.errors import ConfigError
-from foveal.model.build import Classifier, count_macs, count_parameters, summarise
+from foveal.model.build import Classifier, count_macs, count_parameters
+from foveal.model.costs import layer_outputs
 from foveal.training.config import ResolvedConfig
 
 BYTES_PER_PARAMETER = {"adamw": 16, "sgd": 12}
@@ -86,9 +81,6 @@ def make_plan(
     """
     batch_size = min(config.train.batch_size, max(1, num_images["train"]))
     steps = max(1, num_images["train"] // batch_size)
-    with _probing(classifier):
-        macs = count_macs(classifier)
-        memory_bytes = _memory_bytes(classifier, config, batch_size)
     return TrainPlan(
         num_images=num_images,
         class_names=class_names,
@@ -96,58 +88,17 @@ def make_plan(
         notes=notes,
         num_parameters=count_parameters(classifier),
         num_trainable=count_parameters(classifier, trainable_only=True),
-        macs=macs,
+        macs=count_macs(classifier),
         steps_per_epoch=steps,
         num_steps=steps * config.train.epochs,
-        memory_mib=memory_bytes >> 20,
+        memory_mib=_memory_bytes(classifier, config, batch_size) >> 20,
         config=config,
     )
 
 
-def summary_of(classifier: Classifier, class_names: Sequence[str]) -> str:
-    """The text of model.txt, and with it the proof that an image goes through the network.
-
-    Raises:
-        ConfigError: the images are too small for the network.
-    """
-    with _probing(classifier):
-        return summarise(classifier, class_names)
-
-
-@contextmanager
-def _probing(classifier: Classifier) -> Iterator[None]:
-    """Say what it means when the first image does not get through: its size is the one thing that was chosen freely."""
-    try:
-        yield
-    except (RuntimeError, ValueError, AssertionError) as error:
-        architecture = classifier.architecture
-        raise ConfigError(
-            f"data.image_size: {architecture.name} cannot take images of {architecture.image_size} px: "
-            f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}.",
-            fix="raise data.image_size, or choose another model.name.",
-        ) from error
-
-
 def _memory_bytes(classifier: Classifier, config: ResolvedConfig, batch_size: int) -> int:
     """Weights and what belongs to them, and every layer's output for one batch: kept once forwards, once backwards."""
-    outputs = 0
-
-    def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal outputs
-        del module, inputs
-        if isinstance(output, torch.Tensor):
-            outputs += output.numel()
-
-    leaves = [module for module in classifier.modules() if not any(module.children())]
-    hooks = [leaf.register_forward_hook(count) for leaf in leaves]
-    size = config.data.image_size
-    was_training = classifier.training
-    classifier.eval()
-    with torch.no_grad():
-        classifier(torch.zeros(1, 3, size, size))
-    classifier.train(was_training)
-    for hook in hooks:
-        hook.remove()
+    num_values = sum(num for _, num in layer_outputs(classifier))
     bytes_per_value = 4 if config.train.precision == "fp32" else 2
     weights = count_parameters(classifier) * BYTES_PER_PARAMETER[config.optim.name]
-    return weights + 2 * outputs * batch_size * bytes_per_value
+    return weights + 2 * num_values * batch_size * bytes_per_value

@@ -1,0 +1,37 @@
+"""The images that are measured on: real ones where there are any, else generated ones."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_CLASSES = 10
+NUM_GENERATED_EACH = 200
+SIDE_PX = 100
+
+
+def real_images() -> Path | None:
+    """`sign_digits` in `$FOVEAL_DATA`, or in the folder that lies beside the repository where CI runs."""
+    folder = Path(os.environ.get("FOVEAL_DATA") or ROOT.parent / "shared" / "data") / "sign_digits"
+    return folder.resolve() if folder.is_dir() else None
+
+
+def find_or_generate(scratch: Path) -> Path:
+    """The folder of class folders to measure on; generated below `scratch` where there are no real images."""
+    return real_images() or generate(scratch / "generated")
+
+
+def generate(folder: Path) -> Path:
+    """Photograph-like JPEGs: a patch of waves for each class under noise."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    across = np.linspace(0.0, 2.0 * np.pi, SIDE_PX)
+    for number in range(NUM_CLASSES):
+        waves = 90.0 * np.sin((number + 1) * across)[:, None] * np.cos((NUM_CLASSES - number) * across)[None, :]
+        (folder / str(number)).mkdir(parents=True)
+        for index in range(NUM_GENERATED_EACH):
+            noise = generator.normal(128.0, 30.0, (SIDE_PX, SIDE_PX, 3)) + waves[:, :, None]
+            image = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+            image.save(folder / str(number) / f"{index:04}.jpg", quality=92)
+    return folder
