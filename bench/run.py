@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from images import ROOT, find_or_generate, real_images
-from measuring import Figure, NotMeasuredError, imported_modules, ratios, run_json, seconds_of
+from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of
 from peers import peer_python
 
 HERE = Path(__file__).resolve().parent
@@ -104,9 +104,9 @@ def help_time(bench: Bench) -> list[Figure]:
     for _ in range(max(10, bench.rounds)):
         ours.append(seconds_of([*FOVEAL, "--help"], bench.environment))
         bare.append(seconds_of([sys.executable, "-c", "pass"], bench.environment))
-    modules = imported_modules([*FOVEAL, "--help"], bench.environment)
-    heavy = sorted({name for name in modules if name.partition(".")[0] in HEAVY})
-    detail = {"foveal --help seconds": ours, "python -c pass seconds": bare, "num_modules": len(modules)}
+    modules = import_seconds([*FOVEAL, "--help"], bench.environment)
+    heavy = sorted(name for name in modules if name in HEAVY)
+    detail = {"foveal --help seconds": ours, "python -c pass seconds": bare, "packages": list(modules)}
     return [
         Figure(key="c", name="foveal --help, seconds", values=ours, at_most=0.5, unit="s", detail=detail),
         Figure(key="c", name="foveal --help / python -c pass", values=ratios(ours, bare), detail=detail),
@@ -129,11 +129,16 @@ def predict_time(bench: Bench) -> list[Figure]:
     for _ in range(max(5, bench.rounds)):
         for name, command in commands.items():
             seconds[name].append(seconds_of(command, bench.environment))
-    detail = {f"{name} seconds": values for name, values in seconds.items()}
+    detail: dict[str, Any] = {f"{name} seconds": values for name, values in seconds.items()}
+    by_package = import_seconds(commands["predict"], bench.environment)
+    detail["import seconds by package, traced"] = dict(list(by_package.items())[:12])
     torch, both = (ratios(seconds[name], seconds["predict"]) for name in ("import torch", "import torch and timm"))
+    ours = [by_package.get("foveal", 0.0) / median(seconds["predict"])]
+    name = "predict one image, share of importing"
     return [
-        Figure(key="d", name="predict one image, share of importing torch", values=torch, at_least=0.5, detail=detail),
-        Figure(key="d", name="the same, torch and timm", values=both, detail=detail),
+        Figure(key="d", name=f"{name} torch and timm", values=both, at_least=0.5, detail=detail),
+        Figure(key="d", name=f"{name} torch alone", values=torch, detail=detail),
+        Figure(key="d", name=f"{name} foveal's own modules", values=ours, detail=detail),
     ]
 
 

@@ -65,6 +65,6 @@ def test_a_constant_rate_stays() -> None:
     assert rates(["optim.lr=0.8", "optim.schedule=constant"], 20) == [0.8] * 20
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize("num_steps", range(1, 10))
 def test_a_training_of_hardly_any_steps_has_a_schedule_too(num_steps: int) -> None:
     assert all(0 < rate <= 0.8 for rate in rates(["optim.lr=0.8"], num_steps))

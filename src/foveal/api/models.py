@@ -35,7 +35,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelList(Sequence[ModelInfo]):
-    """Entries of the zoo, in natural order."""
+    """Entries of the zoo: architectures in natural order, and the tags of each."""
 
     entries: tuple[ModelInfo, ...]
 
@@ -84,7 +84,7 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
         raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
     counts = _parameter_counts({name.partition(".")[0] for name in names}, progress or Silence())
     entries = []
-    for name in sorted(names, key=natural_key):
+    for name in sorted(names, key=_by_architecture):
         facts = pretrained_facts(name)
         has_weights = bool(facts.get("hf_hub_id") or facts.get("url"))
         entries.append(
@@ -97,6 +97,12 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
             )
         )
     return ModelList(tuple(entries))
+
+
+def _by_architecture(name: str) -> tuple[object, object]:
+    """Sort key: architectures in natural order, and the tags of each."""
+    architecture, _, tag = name.partition(".")
+    return natural_key(architecture), natural_key(tag)
 
 
 def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, int]:

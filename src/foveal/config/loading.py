@@ -172,16 +172,16 @@ def _explain(model: type[BaseModel], dotted: str, details: Sequence[Mapping[str,
 
 
 def _nearest(model: type[BaseModel], dotted: str) -> str:
-    """What may have been meant: the same name in another section before another name that looks alike."""
+    """What may have been meant: the same name elsewhere, else a name in the same section that looks alike."""
     keys = [key for key, _ in known_keys(model)]
+    section, _, name = dotted.rpartition(".")
     if dotted in keys:  # written as one word in a file
-        section, _, name = dotted.rpartition(".")
         return f"; write `{name}:` below `{section}:`"
-    near = [key for key in keys if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    near = [key for key in keys if key.rpartition(".")[2] == name]
     if not near:
         sections = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
-        candidates = [*keys, *sorted(name for name in sections if not dotted.startswith(f"{name}."))]
-        near = difflib.get_close_matches(dotted, candidates, n=1, cutoff=0.6)
+        beside = {key.rpartition(".")[2]: key for key in [*keys, *sections] if key.rpartition(".")[0] == section}
+        near = [beside[match] for match in difflib.get_close_matches(name, beside, n=1, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -8,6 +8,9 @@ from foveal.config import Section
 
 Auto = Literal["auto"]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Share = Annotated[float, Field(gt=0.5, le=1.0)]
+NumThreads = Annotated[int, Field(ge=1, le=256)]
 
 
 class ColumnsConfig(Section):
@@ -48,11 +51,11 @@ class DataConfig(Section):
     """Class names to leave out."""
     allow_outside_root: bool = False
     """Whether paths and links may lead out of the data's folder."""
-    image_size: Annotated[int, Field(ge=8, le=4096)] | Auto = "auto"
+    image_size: Side | Auto = "auto"
     """Side of the square that the model sees, in pixels; auto takes the model's own size, or one that fits the data."""
     fit: Literal["crop", "pad", "squash"] = "crop"
     """How an oblong image becomes a square: cut the middle, pad with the background, or squeeze."""
-    crop_fraction: Annotated[float, Field(gt=0.5, le=1.0)] | Auto = "auto"
+    crop_fraction: Share | Auto = "auto"
     """Share of the shorter side that the square keeps, with fit=crop; auto takes the model's own, or 0.95."""
     interpolation: Literal["auto", "bilinear", "bicubic", "lanczos"] = "auto"
     """Resampling filter; auto takes the model's own, or bicubic."""
@@ -66,7 +69,7 @@ class DataConfig(Section):
     """Share of the images that validate, where DATA brings no val: of those without a split, or else of train."""
     test_fraction: float = Field(default=0.15, gt=0.0, lt=0.5)
     """Share of the images that test, where DATA brings no test: of those without a split, or else of train."""
-    num_workers: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    num_workers: NumThreads | Auto = "auto"
     """Threads that decode images; auto takes one for each core, at most 16."""
     store: Literal["auto", "on", "off"] = "auto"
     """Whether decoded images are kept in the cache folder; auto does unless they are larger than the cap."""
@@ -78,8 +81,8 @@ class ResolvedDataConfig(DataConfig):
     """The same with nothing left to find out."""
 
     format: Literal["folder", "split_folders", "csv", "parquet"]
-    image_size: int
-    crop_fraction: float
+    image_size: Side
+    crop_fraction: Share
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    num_workers: int
+    num_workers: NumThreads
     store: Literal["on", "off"]

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,16 @@ class Index:
     def __init__(self, file: Path) -> None:
         self._folder = file.parent
         self._turn = threading.Lock()
-        with self._explained():
+        with self._explained(), ExitStack() as half_open:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
+            half_open.callback(self._connection.close)
             self._share()
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(_SCHEMA)
+            half_open.pop_all()
 
     def _share(self) -> None:
         """Choose the journal that readers and a writer can share; SQLite does not wait for its turn to do that."""

@@ -134,19 +134,17 @@ def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 
-def count_macs(classifier: Classifier) -> int:
-    """Multiply-accumulates for one image, by torch's own counter (which counts two operations for each).
+def run_blank(classifier: Classifier) -> None:
+    """Run one blank image through a network in evaluation mode, for whoever counts or listens meanwhile.
 
     Raises:
         ConfigError: the network cannot take images of the size that it was built for.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     size = classifier.architecture.image_size
     was_training = classifier.training
     classifier.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
             classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(
@@ -155,6 +153,18 @@ def count_macs(classifier: Classifier) -> int:
         ) from error
     finally:
         classifier.train(was_training)
+
+
+def count_macs(classifier: Classifier) -> int:
+    """Multiply-accumulates for one image, by torch's own counter (which counts two operations for each).
+
+    Raises:
+        ConfigError: see `run_blank`.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run_blank(classifier)
     return int(counter.get_total_flops() // 2)
 
 

@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveal.model.build import Classifier
+from foveal.model.build import Classifier, run_blank
 
 
 def layer_outputs(classifier: Classifier) -> list[tuple[nn.Module, int]]:
-    """Every innermost layer with the number of values that it puts out for one image, in the order of computing."""
+    """Every innermost layer with the number of values that it puts out for one image, in the order of computing.
+
+    Raises:
+        ConfigError: the network cannot take images of the size that it was built for.
+    """
     outputs: list[tuple[nn.Module, int]] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -19,14 +23,9 @@ def layer_outputs(classifier: Classifier) -> list[tuple[nn.Module, int]]:
 
     leaves = [module for module in classifier.modules() if not any(module.children())]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-    size = classifier.architecture.image_size
-    was_training = classifier.training
-    classifier.eval()
     try:
-        with torch.no_grad():
-            classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
+        run_blank(classifier)
     finally:
-        classifier.train(was_training)
         for hook in hooks:
             hook.remove()
     return outputs

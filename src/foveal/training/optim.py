@@ -24,4 +24,6 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: ResolvedOptimConfig,
     """The learning rate by step."""
     if config.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
-    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=max(2, num_steps), pct_start=0.25)
+    # Of up to four steps a quarter is none, by which torch would divide; and it needs three to go up and down at all.
+    share = 0.25 if num_steps > 4 else 0.5
+    return OneCycleLR(optimizer, max_lr=config.lr, total_steps=max(3, num_steps), pct_start=share)

@@ -1,0 +1,383 @@
+"""The one decode pass: complete, exact, never twice, and safe to kill."""
+
+import hashlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveal.data import store as store_module
+from foveal.data.config import DataConfig
+from foveal.data.ingest import Ingested, Recipe, ingest
+from foveal.data.manifest import Manifest
+from foveal.data.pixels import Geometry, PixelPolicy, crop_box, decode, to_store
+from foveal.data.scan import scan
+from foveal.errors import ArtifactError, DataError
+from foveal.progress import Silence
+from foveal.types import Box
+
+RECIPE = Recipe(Geometry(size_px=24, store_px=28))
+FACTS = ("width", "height", "mode", "sha256")
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from foveal.data import ingest as ingest_module, store
+from foveal.data.config import DataConfig
+from foveal.data.pixels import Geometry
+from foveal.data.scan import scan
+from foveal.data.store_index import Index
+
+store.COMMIT_ROWS = 6
+moment, number = sys.argv[2], int(sys.argv[3])
+
+def happens(what):
+    global number
+    if what == moment:
+        number -= 1
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def killing(changes):
+    for change in changes:
+        yield change
+        happens("in the transaction")
+
+apply, fsync, decode = Index.apply, os.fsync, ingest_module.decode
+
+def new_apply(self, changes):
+    happens("before the transaction")
+    apply(self, killing(changes))
+    happens("after the transaction")
+
+def new_fsync(descriptor):
+    happens("before the pixels are on disk")
+    fsync(descriptor)
+
+def new_decode(*arguments):
+    happens("while decoding")
+    return decode(*arguments)
+
+Index.apply, os.fsync, ingest_module.decode = new_apply, new_fsync, new_decode
+manifest = scan(sys.argv[1], DataConfig()).manifest
+print("ready", flush=True)
+sys.stdin.readline()
+done = ingest_module.ingest(
+    manifest, ingest_module.Recipe(Geometry(24, 28)), keep_pixels=True, cap_bytes=10**9, num_workers=2
+)
+import hashlib
+digest = hashlib.sha256(b"".join(done.source[row].tobytes() for row in range(len(manifest)))).hexdigest()
+print(done.num_decoded, done.num_from_store, digest)
+"""
+
+
+def run(manifest: Manifest, recipe: Recipe = RECIPE, *, keep_pixels: bool = True, cap_bytes: int = 10**9) -> Ingested:
+    return ingest(manifest, recipe, keep_pixels=keep_pixels, cap_bytes=cap_bytes, num_workers=2)
+
+
+def counts(done: Ingested) -> tuple[int, int]:
+    return done.num_decoded, done.num_from_store
+
+
+def expected(manifest: Manifest, row: int, recipe: Recipe = RECIPE) -> np.ndarray:
+    """One stored form by the pixel policy's own functions, in the order that the design says."""
+    pixels = decode(manifest.absolute_paths()[row].read_bytes(), recipe.policy).pixels
+    box = manifest.boxes()[row]
+    return to_store(pixels if box is None else crop_box(pixels, box, recipe.margin), recipe.geometry)
+
+
+def check_pixels(done: Ingested, recipe: Recipe = RECIPE) -> None:
+    rows = done.manifest.usable().tolist()
+    assert rows
+    for row in rows:
+        np.testing.assert_array_equal(done.source[row], expected(done.manifest, row, recipe))
+
+
+def boxed(folder: Path, path: Sequence[str], boxes: Sequence[Box | None]) -> Manifest:
+    columns = {
+        name: [None if box is None else box[edge] for box in boxes]
+        for edge, name in enumerate(("xmin", "ymin", "xmax", "ymax"))
+    }
+    return Manifest.build(folder, path=path, label=["a"] * len(path), **columns)
+
+
+def shard_files() -> list[Path]:
+    return sorted(Path(os.environ["FOVEAL_CACHE_DIR"]).glob("*/*/*.rgb"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_images: Callable[..., Path]) -> Path:
+    """Twenty-four small images, upright and oblong, grey and in colour."""
+    folder = make_images(tmp_path / "images", num_per_class=7, side_px=40)
+    for number, (mode, size) in enumerate([("L", (50, 30)), ("RGB", (31, 90)), ("RGBA", (20, 20))]):
+        noise = np.random.default_rng(number).integers(0, 256, (size[1], size[0], len(mode)), dtype=np.uint8)
+        Image.fromarray(noise.squeeze(), mode).save(folder / "discs" / f"{mode}.png")
+    return folder
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Manifest:
+    return scan(folder, DataConfig()).manifest
+
+
+def test_stored_pixels_are_those_of_the_policy_and_facts_go_into_the_manifest(manifest: Manifest) -> None:
+    done = run(manifest)
+    assert counts(done) == (24, 0)
+    check_pixels(done)
+    facts = zip(*(done.manifest.column(name) for name in FACTS), strict=True)
+    by_path = dict(zip(done.manifest.column("path"), facts, strict=True))
+    assert by_path["discs/L.png"][:3] == (50.0, 30.0, "L")
+    assert by_path["discs/RGBA.png"][2] == "RGBA"
+    assert len(set(done.manifest.column("sha256"))) == 24
+    assert done.manifest.class_names == manifest.class_names
+
+
+def test_a_second_run_decodes_nothing_and_a_store_at_rest_stays_as_it_is(manifest: Manifest) -> None:
+    first = run(manifest)
+    before = [(file.name, file.stat().st_size) for file in shard_files()]
+    second = run(manifest)
+    assert counts(second) == (0, 24)
+    assert second.manifest.table.equals(first.manifest.table)
+    check_pixels(second)
+    assert [(file.name, file.stat().st_size) for file in shard_files()] == before
+
+
+def test_only_what_changed_is_decoded_again(manifest: Manifest, folder: Path) -> None:
+    run(manifest)
+    changed = folder / "discs" / "0.png"
+    status = changed.stat()
+    Image.new("RGB", (40, 40), "red").save(changed)
+    os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    done = run(manifest)
+    assert counts(done) == (1, 23)
+    check_pixels(done)
+    assert (done.source[0].reshape(-1, 3) == (255, 0, 0)).all()
+
+
+def test_a_touched_moved_or_copied_folder_is_known_by_its_content(folder: Path, tmp_path: Path) -> None:
+    first = run(scan(folder, DataConfig()).manifest)
+    for file in folder.rglob("*.png"):
+        file.touch()
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    shutil.copy(moved / "discs" / "0.png", moved / "discs" / "same.png")
+    for place, num_files in ((folder, 24), (moved, 25)):
+        done = run(scan(place, DataConfig()).manifest)
+        assert counts(done) == (0, num_files)
+        check_pixels(done)
+    assert len(shard_files()) == 1
+    assert shard_files()[0].stat().st_size == sum(first.source[row].nbytes for row in range(24))
+
+
+def test_another_geometry_is_another_form_beside_the_first(manifest: Manifest) -> None:
+    recipes = [
+        RECIPE,
+        Recipe(Geometry(32, 32, "pad", background=(0, 0, 0))),
+        Recipe(Geometry(32, 32, "pad", background=(255, 255, 255))),
+        Recipe(Geometry(32, 32, "squash", "bilinear")),
+        Recipe(Geometry(24, 28), PixelPolicy(background=(9, 9, 9))),
+    ]
+    assert [run(manifest, recipe).num_decoded for recipe in recipes] == [24] * 5
+    for recipe in recipes:
+        done = run(manifest, recipe)
+        assert done.num_decoded == 0
+        check_pixels(done, recipe)
+    smaller = Recipe(Geometry(20, 28))
+    assert run(manifest, smaller).num_decoded == 0, "the model's square is cut from the same stored form"
+
+
+def test_boxes_are_samples_of_their_own(folder: Path) -> None:
+    paths = ["discs/RGB.png"] * 3 + ["discs/L.png"] * 2
+    boxes: list[Box | None] = [(0, 0, 20, 30), (5, 40, 31, 90), None, (-10, -10, 60, 60), (60, 0, 80, 30)]
+    recipe = Recipe(Geometry(24, 28), margin=0.25)
+    manifest = boxed(folder, paths, boxes)
+    for num_decoded in (2, 0):
+        done = run(manifest, recipe)
+        assert counts(done) == (num_decoded, 2 - num_decoded)
+        assert done.manifest.column("status").tolist() == ["ok"] * 4 + ["quarantined"]
+        assert "no area inside the image of 50 x 30" in done.manifest.column("reason")[4]
+        check_pixels(done, recipe)
+    more = boxed(folder, paths[:1], [(1, 1, 9, 9)])
+    assert run(more, recipe).num_decoded == 1, "a new box of a known file must be cut"
+
+
+@pytest.mark.parametrize("keep_pixels", [True, False])
+def test_broken_files_are_quarantined_with_their_reason_and_the_others_go_on(
+    folder: Path, *, keep_pixels: bool
+) -> None:
+    """Rows 18 and 19."""
+    whole = (folder / "discs" / "1.jpg").read_bytes()
+    broken = {
+        "empty.jpg": (b"", "empty"),
+        "text.jpg": (b"dear diary, today was a long day" * 9, "the content is a text"),
+        "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>" * 9, "HTML"),
+        "cut.jpg": (whole[: len(whole) // 2], "cut off"),
+    }
+    for name, (content, _) in broken.items():
+        (folder / "discs" / name).write_bytes(content)
+    manifest = scan(folder, DataConfig()).manifest
+    for num_decoded in (28, 0):
+        done = run(manifest, keep_pixels=keep_pixels)
+        assert counts(done) == (num_decoded, 28 - num_decoded), "nor is a broken file decoded twice"
+        assert len(done.manifest.usable()) == 24
+        for row in np.flatnonzero(~done.manifest.is_usable()).tolist():
+            name = Path(done.manifest.column("path")[row]).name
+            assert broken[name][1] in done.manifest.column("reason")[row]
+        check_pixels(done)
+    time.sleep(0.01)
+    (folder / "discs" / "cut.jpg").write_bytes(whole)
+    assert len(run(manifest, keep_pixels=keep_pixels).manifest.usable()) == 25, "a mended file is taken up again"
+
+
+def test_what_cannot_be_read_is_quarantined_and_asked_again_the_next_time(manifest: Manifest, folder: Path) -> None:
+    gone, pipe = folder / "discs" / "0.png", folder / "discs" / "1.jpg"
+    content = gone.read_bytes()
+    gone.unlink()
+    pipe.unlink()
+    os.mkfifo(pipe)  # opening it would wait for ever
+    done = run(manifest)
+    assert counts(done) == (22, 0)
+    reasons = dict(zip(done.manifest.column("path"), done.manifest.column("reason"), strict=True))
+    assert reasons["discs/0.png"] == "cannot be read: No such file or directory"
+    assert reasons["discs/1.jpg"] == "cannot be read: not a regular file"
+    gone.write_bytes(content)
+    assert counts(run(manifest)) == (1, 22)
+
+
+def test_quarantined_rows_are_passed_over(manifest: Manifest) -> None:
+    status = ["quarantined" if row < 20 else "ok" for row in range(24)]
+    done = run(manifest.with_columns(status=status, reason=["so" if row < 20 else None for row in range(24)]))
+    assert counts(done) == (4, 0)
+    assert set(done.manifest.column("reason")) == {"so", None}
+    with pytest.raises(IndexError):
+        done.source[0]
+
+
+def test_decoding_on_the_fly_gives_the_same_and_keeps_no_pixels(folder: Path) -> None:
+    paths = [*(str(file.relative_to(folder)) for file in sorted(folder.rglob("*.*"))), "discs/RGB.png", "discs/RGB.png"]
+    manifest = boxed(folder, paths, [None] * 24 + [(0, 0, 20, 30), (90, 90, 99, 99)])
+    off = run(manifest, keep_pixels=False)
+    assert shard_files() == []
+    again = run(manifest, keep_pixels=False)
+    assert (off.num_decoded, again.num_decoded) == (24, 0), "what was learnt is remembered all the same"
+    on = run(manifest)
+    for done in (off, again):
+        assert done.manifest.table.equals(on.manifest.table)
+        for row in on.manifest.usable().tolist():
+            np.testing.assert_array_equal(done.source[row], on.source[row])
+    assert run(manifest, keep_pixels=False).num_decoded == 0
+    assert run(manifest).num_decoded == 0, "a run without pixels does not forget those that are kept"
+
+
+def test_a_bad_box_of_a_known_file_is_found_before_training_also_on_the_fly(folder: Path) -> None:
+    run(boxed(folder, ["discs/RGB.png"], [None]), keep_pixels=False)
+    done = run(boxed(folder, ["discs/RGB.png"], [(90, 90, 99, 99)]), keep_pixels=False)
+    assert done.manifest.column("status").tolist() == ["quarantined"]
+
+
+def test_an_image_that_changes_under_decoding_on_the_fly_is_named(manifest: Manifest, folder: Path) -> None:
+    done = run(manifest, keep_pixels=False)
+    (folder / "discs" / "0.png").write_bytes(b"gone")
+    with pytest.raises(DataError, match=r"discs/0\.png could be read before and cannot now") as caught:
+        done.source[0]
+    assert "must not change" in caught.value.fix
+
+
+def test_the_cap_drops_old_forms_and_keeps_the_current_one(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    progress = Silence()
+    monkeypatch.setattr(progress, "say", said.append)
+    one = sum(run(manifest).source[row].nbytes for row in range(24))
+    now = time.time()
+    monkeypatch.setattr(store_module.time, "time", lambda: now + 7_200)
+    other = Recipe(Geometry(32, 32, "squash"))
+    ingest(manifest, other, keep_pixels=True, cap_bytes=int(2.2 * one), num_workers=2, progress=progress)
+    assert said == []
+    monkeypatch.setattr(store_module.time, "time", lambda: now + 7_200 + 1_800)
+    third = Recipe(Geometry(32, 32, "pad"))
+    ingest(manifest, third, keep_pixels=True, cap_bytes=int(2.4 * one), num_workers=2, progress=progress)
+    assert len(said) == 1
+    assert "were deleted that lay unused for longest" in said[0]
+    assert run(manifest, other).num_decoded == 0, "recently used"
+    assert run(manifest, third).num_decoded == 0, "current"
+    assert run(manifest).num_decoded == 24
+
+
+@pytest.mark.parametrize("harm", ["cut", "deleted"])
+def test_a_shard_that_someone_cut_is_noticed_and_made_again(manifest: Manifest, harm: str) -> None:
+    whole = run(manifest)
+    num_bytes = whole.source[0].nbytes
+    (file,) = shard_files()
+    if harm == "cut":
+        os.truncate(file, num_bytes + 5)
+    else:
+        file.unlink()
+    done = run(manifest)
+    assert counts(done) == ((23, 1) if harm == "cut" else (24, 0))
+    check_pixels(done)
+    assert run(manifest).num_decoded == 0
+
+
+def test_a_damaged_index_is_told(manifest: Manifest) -> None:
+    run(manifest)
+    (index,) = Path(os.environ["FOVEAL_CACHE_DIR"]).glob("*/index.sqlite")
+    index.write_bytes(b"\xaa" * 50_000)
+    with pytest.raises(ArtifactError, match="cannot be used") as caught:
+        run(manifest)
+    assert "it is only a cache" in caught.value.fix
+
+
+def _child(folder: Path, moment: str, number: int) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", CHILD, str(folder), moment, str(number)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("while decoding", 11),
+        ("before the pixels are on disk", 2),
+        ("before the transaction", 3),
+        ("in the transaction", 10),
+        ("after the transaction", 2),
+    ],
+)
+def test_a_killed_pass_goes_on_where_it_was(folder: Path, manifest: Manifest, moment: str, number: int) -> None:
+    with _child(folder, moment, number) as child:
+        assert child.communicate(b"\n")[0] == b"ready\n"
+    assert child.returncode == -signal.SIGKILL
+    with sqlite3.connect(next(Path(os.environ["FOVEAL_CACHE_DIR"]).glob("*/index.sqlite"))) as index:
+        ((num_committed,),) = index.execute("SELECT count(*) FROM pixels")
+    index.close()
+    assert 0 < num_committed < 24 or moment == "while decoding"
+    done = run(manifest)
+    assert counts(done) == (24 - num_committed, num_committed)
+    check_pixels(done)
+    assert run(manifest).num_decoded == 0
+
+
+def test_two_processes_may_decode_the_same_folder_at_once(folder: Path, manifest: Manifest) -> None:
+    children = [_child(folder, "never", 0) for _ in range(2)]
+    for child in children:
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+    for child in children:
+        assert child.stdin
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+    answers = [child.communicate()[0].split() for child in children]
+    done = run(manifest)
+    assert done.num_decoded == 0
+    check_pixels(done)
+    digest = hashlib.sha256(b"".join(done.source[row].tobytes() for row in range(24))).hexdigest()
+    for num_decoded, num_from_store, found in answers:
+        assert int(num_decoded) + int(num_from_store) == 24
+        assert found.decode() == digest

@@ -1,0 +1,114 @@
+"""A `foveal` process that is killed, whenever: the run goes on to the same bundle, bit for bit."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from foveal.cli import app
+from foveal.files import sha256_file
+from small_runs import CLASSES, epochs, events, flags
+
+MakeImages = Callable[..., Path]
+
+# The command itself, with a wire that kills it for good right after the n-th call of a function.
+TRAPPED = """
+import os, signal, sys
+from importlib import import_module
+
+module, name, attribute, count = sys.argv[1].split(":")
+owner = import_module(module)
+owner = getattr(owner, name) if name else owner
+whole, calls = getattr(owner, attribute), iter(range(1, 1000))
+
+def trapped(*args, **kwargs):
+    result = whole(*args, **kwargs)
+    if next(calls) == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, attribute, trapped)
+sys.argv = ["foveal", *sys.argv[2:]]
+from foveal.cli import main
+main()
+"""
+SAVED = "foveal.training.fit:_Loop:save_last"
+EPOCHS, STEPS = 3, 3
+
+
+@pytest.fixture
+def images(tmp_path: Path, make_images: MakeImages) -> Path:
+    return make_images(tmp_path / "images", CLASSES, num_per_class=12)
+
+
+def words(images: Path, run: Path) -> list[str]:
+    """Three epochs of three steps, with a checkpoint after every step."""
+    settings = flags("model.head.dropout=0.4", "train.batch_size=8", "train.checkpoint_minutes=0.0000001")
+    return ["train", str(images), "--out", str(run), *settings]
+
+
+def kill_after(trap: str, count: int, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAPPED, f"{trap}:{count}", *command], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_killed_before_the_first_checkpoint_within_an_epoch_and_at_its_end(images: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert CliRunner().invoke(app, words(images, whole)).exit_code == 0
+    resume = ["train", "--out", str(run), "--resume"]
+
+    kill_after("foveal.training.fit:_Loop:train_step", 1, words(images, run))
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    # Four checkpoints an epoch: one after each step, one at the end. The sixth is in the midst of the second epoch.
+    kill_after(SAVED, 6, resume)
+    assert len(epochs(run)) == 1
+    kill_after(SAVED, 2, resume)  # the second from there is the one at its end
+    assert (len(epochs(run)), len(events(run, "resume"))) == (1, 1)
+
+    done = CliRunner().invoke(app, resume)
+    assert done.exit_code == 0, done.stderr
+    assert "epoch 3, step 0 of 3" in done.stderr
+    assert sha256_file(run / "bundle" / "model.safetensors") == sha256_file(whole / "bundle" / "model.safetensors")
+    assert epochs(run) == epochs(whole)
+    assert len(epochs(run)) == EPOCHS
+    assert not list(run.rglob("*.partial"))
+    looks = (run / "evaluation" / "looks.json").read_text()
+    assert looks.count('"train"') - looks.count('"train":') == 3
+
+
+def test_sigterm_from_outside_saves_and_ends_with_143(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*words(images, run), "--set", "train.epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "foveal", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        # While it works there, another one keeps out, and so does a measurement.
+        busy = CliRunner().invoke(app, ["train", "--out", str(run), "--resume"])
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert busy.exit_code == 1
+    assert f"Another process (pid {process.pid}) is working in {run}" in " ".join(busy.stderr.split())
+    assert process.returncode == 143
+    assert out == ""
+    assert "Traceback" not in err
+    assert re.search(r"Stopped at epoch \d+, step \d+ of 3; everything is saved", err)
+    assert f"foveal train --out {run} --resume" in " ".join(err.split())
+    assert os.path.getsize(run / "checkpoints" / "last.ckpt") > 100_000
