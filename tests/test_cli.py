@@ -349,7 +349,9 @@ def test_a_signal_in_training_saves_and_says_how_to_go_on(
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path: Path) -> None:
     command = f"{shlex.quote(sys.executable)} -m foveal models 'test_vit*' | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    # Buffered, as it is unless somebody asks for the contrary: then the fault shows only when the buffer is emptied.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, env=environment)
     assert done.stdout.strip() == "0"
     assert "Broken" not in done.stderr
     assert "Traceback" not in done.stderr

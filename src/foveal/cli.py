@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
+    from foveal.metrics import SplitMetrics
     from foveal.progress import Progress
 
 app = typer.Typer(
@@ -90,7 +91,7 @@ def demo(
             done.to_dict(),
             as_json,
             [
-                f"Test: {test.sentence()}.",
+                _headline("test", test),
                 f"Predictions of {done.prediction.num_ok} test images: {done.prediction.table}",
                 f"Report: {done.training.report}",
             ],
@@ -143,7 +144,7 @@ def train(
         if out is None:
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
         done = run(data, out, config=config, overrides=settings, resume=resume, force=force, progress=_progress())
-        lines = [f"{name.capitalize()}: {done.metrics[name].sentence()}." for name in ("test", "val", "train")]
+        lines = [_headline(name, done.metrics[name]) for name in ("test", "val", "train")]
         _finish(
             done.to_dict(),
             as_json,
@@ -194,7 +195,7 @@ def evaluate(
             seed=seed,
             progress=_progress(),
         )
-        lines = [f"{split.capitalize()}: {done.metrics.sentence()}.", f"Written: {done.folder}"]
+        lines = [_headline(split, done.metrics), f"Written: {done.folder}"]
         if done.report:
             lines.append(f"Report: {done.report}")
         if split == "test" and done.num_looks > 1:
@@ -229,6 +230,7 @@ def predict(
         from foveal.api.predict import plan_prediction
         from foveal.api.predict import predict as run
         from foveal.errors import ConfigError
+        from foveal.run_folder import is_run_folder
 
         if dry_run:
             planned = plan_prediction(model, inputs, out=out, format=table_format)
@@ -249,12 +251,13 @@ def predict(
             progress=_progress(),
         )
         failed = f", {done.num_failed:,} failed" if done.num_failed else ""
-        lines = [f"{done.num_ok:,} images classified{failed}"]
+        lines = [f"{done.num_ok:,} image{'s' if done.num_ok != 1 else ''} classified{failed}"]
         lines += [f"  {name}: {count:,}" for name, count in done.class_counts.items()]
         lines += [f"Table: {out}"] if out else []
         # Rows on stdout may be on their way into another program.
         stream = sys.stdout if out else sys.stderr
-        _finish(done.to_dict(), as_json, lines, [f"foveal evaluate {_quoted(model)}"], stream)
+        other_data = "" if is_run_folder(model) else " DATA"
+        _finish(done.to_dict(), as_json, lines, [f"foveal evaluate {_quoted(model)}{other_data}"], stream)
         if done.num_failed and not done.num_ok:
             raise typer.Exit(1)
 
@@ -268,13 +271,14 @@ def models(
     """Names of timm's zoo with parameters, licence of the weights, and whether they are on this machine."""
     with _verb(debug):
         from foveal.api.models import models as run
+        from foveal.api.models import shown_count
 
         found = run(pattern, progress=_progress())
         width = max(len(entry.name) for entry in found)
         lines = [f"{'model':<{width}}  {'parameters':>13}  {'px':>4}  {'at hand':<7}  licence of the weights"]
         for entry in found:
             at_hand = "yes" if entry.cached else "no"
-            sizes = f"{entry.num_parameters:>13,}  {entry.image_size:>4}"
+            sizes = f"{shown_count(entry.num_parameters):>13}  {entry.image_size:>4}"
             lines.append(f"{entry.name:<{width}}  {sizes}  {at_hand:<7}  {entry.licence or '-'}")
         _finish(found.to_dict(), as_json, lines, [f"foveal train DATA --out RUN --set model.name={found[0].name}"])
 
@@ -303,6 +307,16 @@ def _progress() -> "Progress":
 def _quoted(path: Path) -> str:
     """A path as it can be typed into a shell."""
     return shlex.quote(str(path))
+
+
+def _headline(split: str, metrics: "SplitMetrics") -> str:
+    """One split in a line: accuracy with its interval and the baseline, and the figure that rare classes count in."""
+    from foveal.metrics import shown
+
+    bounds = metrics.confidence_intervals.get("macro_f1")
+    interval = f" [{shown(bounds[0])}, {shown(bounds[1])}]" if bounds else ""
+    f1 = "" if metrics.macro_f1 is None else f"; macro F1 {shown(metrics.macro_f1)}{interval}"
+    return f"{split.capitalize()}: {metrics.sentence()}{f1}."
 
 
 def _finish(

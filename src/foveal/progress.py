@@ -73,7 +73,9 @@ class Terminal:
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         )
-        with RichProgress(*columns, console=self._console, transient=True) as progress:
+        # A log file wants lines, not a bar that is drawn over and over.
+        is_shown = self._console.is_terminal
+        with RichProgress(*columns, console=self._console, transient=True, disable=not is_shown) as progress:
             yield _RichBar(progress, progress.add_task(description, total=total or None, note=""))
 
     def say(self, text: str) -> None:

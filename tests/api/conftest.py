@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import small_run
+from small_runs import quicken_plots, small_run
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken_plots(monkeypatch)
 
 
 @pytest.fixture

@@ -75,6 +75,14 @@ def test_a_folder_with_other_things_in_it_is_refused(images: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("nothing_is_decoded")
+@pytest.mark.parametrize("place", ["", "run", "2/run"])
+def test_a_run_folder_among_the_images_is_refused(images: Path, place: str) -> None:
+    with pytest.raises(ConfigError, match="lies in DATA"):
+        train(images, images / place, overrides=TINY, force=True)
+    assert not list(images.rglob(".lock"))
+
+
+@pytest.mark.usefixtures("nothing_is_decoded")
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "report.html", "evaluation/test/metrics.json"])
 def test_force_never_overwrites_what_foveal_did_not_write(images: Path, tmp_path: Path, name: str) -> None:
     """A folder of a user's own project may well hold a config.yaml, which is no run's."""
@@ -145,7 +153,7 @@ def test_a_run_goes_on_only_with_its_own_configuration(trained: Path, images: Pa
     with pytest.raises(ConfigError, match="another configuration") as caught:
         train(out=run, resume=True, overrides=["train.epochs=9", "seed=5", "optim.lr=0.01", "optim.name=adamw"])
     assert sorted(caught.value.problems) == [
-        "seed: the run has 0, and 5 is asked for",
+        "seed: the run has 7, and 5 is asked for",
         "train.epochs: the run has 3, and 9 is asked for",
     ]
     assert caught.value.exit_code == 2

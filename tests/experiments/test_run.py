@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn import metrics as reference
 
+from foveal.api.evaluate import evaluate
 from foveal.api.train import train
 from foveal.config import load
 from foveal.data.manifest import Manifest
@@ -23,6 +25,7 @@ from foveal.progress import Silence
 from foveal.run_folder import RunFolder
 from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig
+from foveal.training.fit import _Loop
 from foveal.types import SPLITS
 from small_runs import CLASSES, TINY, columns_of, copy_of, epochs, events
 
@@ -101,8 +104,6 @@ def test_the_table_of_epochs_and_the_evaluation_agree_on_the_best_epoch(trained:
 
 
 def test_the_bundle_holds_the_best_weights_and_says_what_they_are_worth(trained: Path) -> None:
-    from safetensors.torch import load_file
-
     best = checkpoint.load(trained / "checkpoints" / checkpoint.BEST)["model"]
     held = load_file(trained / "bundle" / "model.safetensors")
     assert held.keys() == best.keys()
@@ -116,6 +117,23 @@ def test_the_bundle_holds_the_best_weights_and_says_what_they_are_worth(trained:
     manifest = Manifest.read(trained / "manifest.parquet")
     assert spec["training_data"]["fingerprint"] == manifest.fingerprint()
     assert spec["training_data"]["num_images"] == {split: len(manifest.of_split(split)) for split in SPLITS}
+
+
+def test_the_best_epoch_is_bundled_though_it_was_not_the_last(
+    tmp_path: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _Loop.validate
+    # As if the first of three epochs had been the best.
+    found = {0: 0.9, 1: 0.2, 2: 0.5}
+    monkeypatch.setattr(_Loop, "validate", lambda loop: {**whole(loop), "val_macro_f1": found[loop.position.epoch]})
+    data = make_images(tmp_path / "images", CLASSES, num_per_class=8)
+    result = train(data, tmp_path / "run", overrides=TINY)
+    assert result.best_epoch == 1
+    held = load_file(result.bundle / "model.safetensors")
+    last = checkpoint.load(result.run / "checkpoints" / checkpoint.LAST)["model"]
+    assert not all(held[name].equal(last[name]) for name in held)
+    loss = float(epochs(result.run)[0]["val_loss"])
+    assert result.metrics["val"].log_loss_before_temperature == pytest.approx(loss, rel=1e-5)
 
 
 def test_training_counts_one_look_at_each_split(trained: Path) -> None:
@@ -143,6 +161,20 @@ def test_the_second_run_on_the_same_data_decodes_nothing(tmp_path: Path, make_im
     run.prepare()
     execute(run, prepared, Silence())
     assert [event["num_decoded"] for event in events(run.path, "decode")] == [1]
+
+
+def test_with_or_without_the_store_and_however_many_threads_the_model_is_the_same(
+    tmp_path: Path, make_images: MakeImages
+) -> None:
+    data = make_images(tmp_path / "images", CLASSES, num_per_class=8, side_px=40)
+    hashes = set()
+    for name, settings in {
+        "stored": ["data.store=on", "data.num_workers=1"],
+        "on the fly": ["data.store=off", "data.num_workers=3"],
+    }.items():
+        result = train(data, tmp_path / name, overrides=[*TINY, "train.epochs=2", *settings])
+        hashes.add(sha256_file(result.bundle / "model.safetensors"))
+    assert len(hashes) == 1
 
 
 def test_what_can_be_refused_is_refused_before_a_single_image_is_decoded(
@@ -273,6 +305,8 @@ def test_boxes_of_one_photograph_stay_on_one_side(tmp_path: Path) -> None:
     assert all(len(found) == 1 for found in sides.values())
     assert sum(metrics.num_images for metrics in result.metrics.values()) == 72
     assert json.loads((result.bundle / "bundle.json").read_text())["training_data"]["box_margin"] == 0.1
+    again = evaluate(result.run).metrics  # boxes, margin and photographs as groups: all as in training
+    assert again.model_copy(update={"latency_ms": result.metrics["test"].latency_ms}) == result.metrics["test"]
     leakage = result.metrics["test"].leakage
     assert leakage is not None
     assert leakage.num_test_images_with_siblings_in_train == 0

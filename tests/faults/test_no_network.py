@@ -1,10 +1,16 @@
 """Without a network everything but a first download works, and nothing phones home: not even on import."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from foveal.cli import app
 from small_runs import CLASSES, flags
 
 # A fresh process, so that what libraries do on import is seen too. Unix sockets stay: processes talk over them.
@@ -35,9 +41,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-def test_the_whole_way_with_blocked_sockets(
-    tmp_path: Path, make_images: Callable[..., Path], monkeypatch: object
-) -> None:
+def test_the_whole_way_with_blocked_sockets(tmp_path: Path, make_images: Callable[..., Path]) -> None:
     images = make_images(tmp_path / "images", CLASSES, num_per_class=8)
     run = tmp_path / "run"
     settings = " ".join(flags("train.epochs=1"))
@@ -48,8 +52,6 @@ def test_the_whole_way_with_blocked_sockets(
         f"predict {run} {images / '2'} --out {tmp_path / 'p.parquet'}",
         "models 'test_res*'",
     ]
-    import os
-
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -66,19 +68,13 @@ def test_the_whole_way_with_blocked_sockets(
 
 
 def test_weights_that_would_have_to_be_fetched_are_said_at_once(
-    tmp_path: Path, make_images: Callable[..., Path], no_network: list[object], monkeypatch: object
+    tmp_path: Path, make_images: Callable[..., Path], no_network: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without HF_HUB_OFFLINE too: one look whether the hub answers, no minutes of retries."""
-    import time
-
-    from typer.testing import CliRunner
-
-    from foveal.cli import app
-
     images = make_images(tmp_path / "images", CLASSES, num_per_class=8)
-    monkeypatch.delenv("HF_HUB_OFFLINE")  # type: ignore[attr-defined]
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)  # type: ignore[attr-defined]
+        monkeypatch.delenv(name, raising=False)
     started = time.monotonic()
     words = ["train", str(images), "--out", str(tmp_path / "run"), *flags("model.weights=pretrained")]
     result = CliRunner().invoke(app, words)

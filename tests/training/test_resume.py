@@ -70,6 +70,7 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
         with pytest.raises(InterruptedRunError) as caught:
             train_tiny(tmp_path / "a run", config)
     assert caught.value.exit_code == 130
+    stopped_after = len(rows_of(tmp_path / "a run")) if num_steps > 5 else 0
     assert f"foveal train --out '{tmp_path / 'a run'}' --resume" in caught.value.fix
     lines = Lines()
     classifier, position, _ = train_tiny(tmp_path / "a run", config, resume=True, progress=lines)
@@ -77,6 +78,8 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     assert same_weights(classifier.net.state_dict(), uninterrupted[0])
     assert rows_of(tmp_path / "a run") == uninterrupted[1]
     assert lines.said[0].startswith("Going on")
+    # Nothing is measured once a stop is asked for: an epoch whose last step was done is validated by who goes on.
+    assert stopped_after == (num_steps - 1) // 5
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,33 @@ def test_the_second_signal_stops_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         train_tiny(tmp_path, tiny_config())
     assert not (tmp_path / "checkpoints" / checkpoint.LAST).exists()
+
+
+def interrupted_after(number: int, whole: Callable[..., Any]) -> Callable[..., Any]:
+    """Passes over validation, with Ctrl-C before the n-th batch of all; two make an epoch."""
+    calls = iter(range(1, 1000))
+
+    def batches(*args: Any) -> Any:
+        for found in whole(*args):
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield found
+
+    return batches
+
+
+def test_a_signal_while_validating_stops_there_and_is_made_up_for(
+    tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("train.epochs=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "predict_logits", interrupted_after(3, module.predict_logits))
+        with pytest.raises(InterruptedRunError, match="epoch 2, step 5 of 5"):
+            train_tiny(tmp_path, config)
+    assert len(rows_of(tmp_path)) == 1
+    classifier, _, _ = train_tiny(tmp_path, config, resume=True)
+    assert same_weights(classifier.net.state_dict(), uninterrupted[0])
+    assert rows_of(tmp_path) == uninterrupted[1]
 
 
 def test_a_signal_while_validating_the_last_epoch_is_not_lost(

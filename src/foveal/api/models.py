@@ -13,6 +13,9 @@ from foveal.errors import ConfigError
 from foveal.files import natural_key, write_json
 from foveal.progress import Progress, Silence
 
+MOST_COUNTED_AT_ONCE = 100
+"""Models that are built for their number of parameters; the whole zoo takes minutes."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -20,14 +23,14 @@ class ModelInfo:
 
     Attributes:
         name: architecture, and the tag of its weights behind a dot.
-        num_parameters: of the architecture, with the head of its default weights.
+        num_parameters: of the architecture, with the head of its default weights; None where it was not counted yet.
         image_size: side of the square it was trained on, in pixels.
         licence: of the weights, as the zoo says; "unknown" where it does not, empty without weights.
         cached: whether the weights are on this machine.
     """
 
     name: str
-    num_parameters: int
+    num_parameters: int | None
     image_size: int
     licence: str
     cached: bool
@@ -54,12 +57,17 @@ class ModelList(Sequence[ModelInfo]):
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(e.name)}</td><td>{e.num_parameters:,}</td><td>{e.image_size}</td>"
+            f"<tr><td>{html.escape(e.name)}</td><td>{shown_count(e.num_parameters)}</td><td>{e.image_size}</td>"
             f"<td>{html.escape(e.licence)}</td><td>{'yes' if e.cached else ''}</td></tr>"
             for e in self.entries
         )
         head = "<tr><th>model</th><th>parameters</th><th>px</th><th>licence of the weights</th><th>at hand</th></tr>"
         return f"<table>{head}{rows}</table>"
+
+
+def shown_count(count: int | None) -> str:
+    """A number of parameters for a table."""
+    return "-" if count is None else f"{count:,}"
 
 
 def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList:
@@ -82,7 +90,8 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
     names |= {name for name in timm.list_models(pattern) if name not in tagged}
     if not names:
         raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
-    counts = _parameter_counts({name.partition(".")[0] for name in names}, progress or Silence())
+    progress = progress or Silence()
+    counts = _parameter_counts({name.partition(".")[0] for name in names}, progress)
     entries = []
     for name in sorted(names, key=_by_architecture):
         facts = pretrained_facts(name)
@@ -90,7 +99,7 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
         entries.append(
             ModelInfo(
                 name=name,
-                num_parameters=counts[name.partition(".")[0]],
+                num_parameters=counts.get(name.partition(".")[0]),
                 image_size=int(facts.get("input_size", (3, 0, 0))[1]),
                 licence=str(facts.get("license") or UNKNOWN_LICENCE) if has_weights else "",
                 cached=has_weights and weights_cached(facts),
@@ -113,7 +122,9 @@ def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, 
     file = cache_folder() / f"parameters-timm-{version('timm')}.json"
     known = _remembered(file)
     missing = sorted(architectures - known.keys())
-    if missing:
+    if len(missing) > MOST_COUNTED_AT_ONCE:
+        progress.say(f"Parameters of {len(missing):,} models are not counted yet: a narrower pattern counts its own.")
+    elif missing:
         try:
             with progress.bar("Counting parameters", len(missing), "models") as bar:
                 for name in missing:

@@ -69,6 +69,7 @@ def train(
         raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
     chosen = _configuration(config, overrides)
     if not going_on:
+        _check_apart(run, data)
         _check_free(run, force=force)
     run.prepare()
     with run.lock():
@@ -153,6 +154,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _check_apart(run: RunFolder, data: str | PathLike[str] | None) -> None:
+    """Refuse to write a run among the images: its folders would be classes the next time."""
+    if data is not None and Path(data).is_dir() and run.path.resolve().is_relative_to(Path(data).resolve()):
+        raise ConfigError(
+            f"The run folder {run.path} lies in DATA, where its own folders would be taken for classes.",
+            fix="choose an --out beside DATA.",
+        )
 
 
 def _check_free(run: RunFolder, *, force: bool) -> None:

@@ -15,7 +15,7 @@ from foveal.data.pixels import PixelPolicy
 from foveal.data.scan import scan
 from foveal.data.sizes import peek_sizes
 from foveal.data.split import check_splittable, split, straddling
-from foveal.errors import ArtifactError, DataError
+from foveal.errors import DataError, FovealError
 from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, measure, predict_split, write_evaluation
 from foveal.files import read_json, write_json, write_text
 from foveal.inference import Predictor
@@ -148,7 +148,7 @@ def _finished(run: RunFolder) -> Outcome | None:
     if not all((run.evaluation(name) / "metrics.json").is_file() for name in SPLITS):
         return None
     # What is damaged by now counts as not done, and is made again.
-    with suppress(ArtifactError):
+    with suppress(FovealError):
         if read_bundle(run.bundle).spec.metrics:
             best_epoch = int(checkpoint.load(run.checkpoints / checkpoint.BEST)["epoch"])
             metrics: dict[str, SplitMetrics] = {

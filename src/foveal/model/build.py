@@ -81,9 +81,10 @@ def build(architecture: Architecture) -> Classifier:
             drop_rate=architecture.dropout,
             **size,
         )
-    except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+    except (ArithmeticError, AssertionError, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
-            f"{architecture.name} cannot be built for images of {architecture.image_size} px: {error}.",
+            f"{architecture.name} cannot be built for images of {architecture.image_size} px: "
+            f"{str(error).rstrip('.')}.",
             fix="choose another data.image_size; many transformers need a multiple of their patch size.",
         ) from error
     return Classifier(architecture, net)
@@ -146,10 +147,11 @@ def run_blank(classifier: Classifier) -> None:
     try:
         with torch.no_grad():
             classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"{classifier.architecture.name} cannot take images of {size} x {size} px: {error}.",
-            fix="choose a larger data.image_size, or a model.name that is made for small images, such as resnet18.",
+            f"{classifier.architecture.name} cannot take images of {size} x {size} px: {str(error).rstrip('.')}.",
+            fix="choose another data.image_size (many networks need a multiple of 16 or 32, or more pixels), or a "
+            "model.name that takes any size, such as resnet18.",
         ) from error
     finally:
         classifier.train(was_training)

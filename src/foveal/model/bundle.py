@@ -170,7 +170,7 @@ class Bundle:
         Raises:
             ArtifactError: the file is not whole.
         """
-        from foveal.model.weights import read_tensors
+        from foveal.model.tensors import read_tensors
 
         return read_tensors(self.path / WEIGHTS_FILE)
 

@@ -12,11 +12,10 @@ import torch
 
 from foveal.errors import ArtifactError
 from foveal.model.build import Classifier, pretrained_facts
+from foveal.model.tensors import first_line, read_tensors
 
 UNKNOWN_LICENCE = "unknown"
 REACH_SECONDS = 4.0
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-"""What torch's format before the zip begins with: a pickled number."""
 
 
 @dataclass(frozen=True)
@@ -81,63 +80,14 @@ def load_own(classifier: Classifier, path: Path) -> WeightsOrigin:
         origin = WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, ())
         return _fill(classifier, bundle.state(), origin)
     if not path.is_file():
+        fault = (
+            "the folder holds no bundle; a run has one once its training is over" if path.is_dir() else "nothing there"
+        )
         raise ArtifactError(
-            f"model.weights={path}: there is no such file, run or bundle.",
+            f"model.weights={path}: {fault}.",
             fix="give pretrained, none, or the path of a run folder, a bundle, a .safetensors or a .pth file.",
         )
     return _fill(classifier, read_tensors(path), WeightsOrigin(str(path), "", UNKNOWN_LICENCE, 0, ()))
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a file of named tensors: safetensors by content, else torch's format with everything but tensors refused.
-
-    Raises:
-        ArtifactError: the file is damaged, or holds something that would run code when loaded.
-    """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(32)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.", fix="check the path.") from error
-    # Eight bytes with the length of a header in JSON.
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ArtifactError(f"{path} is not a whole safetensors file: {error}.", fix="copy it again.") from error
-    if not head.startswith((b"PK", _LEGACY_MAGIC)):
-        if head.startswith(b"\x80"):
-            raise _refused(path)
-        raise ArtifactError(
-            f"{path} is not a file of weights: it begins like neither safetensors nor a file of torch.",
-            fix="give a .safetensors file, or what torch.save(model.state_dict(), ...) wrote.",
-        )
-    import pickle
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused(path) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path} is not a file of weights: {_first_line(error)}.", fix="copy it again.") from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    named = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise ArtifactError(f"{path} holds no named tensors.", fix="save the model's state_dict().")
-    return tensors
-
-
-def _refused(path: Path) -> ArtifactError:
-    return ArtifactError(
-        f"{path} was refused: it holds more than tensors, and loading it could run code that it brings along.",
-        fix="convert it to .safetensors where it was made; foveal never loads such a file.",
-    )
 
 
 def _fill(classifier: Classifier, state: dict[str, torch.Tensor], origin: WeightsOrigin) -> WeightsOrigin:
@@ -166,7 +116,7 @@ def _pretrained_state(classifier: Classifier, name: str, facts: dict[str, Any]) 
     try:
         net = timm.create_model(name, pretrained=True, num_classes=classifier.architecture.num_classes, **kwargs)
     except Exception as error:
-        raise _not_at_hand(tag, facts, _first_line(error)) from error
+        raise _not_at_hand(tag, facts, first_line(error)) from error
     head = set(_head_names(facts))
     state = net.state_dict()
     return {k: v for k, v in state.items() if k.rpartition(".")[0] not in head}, tag
@@ -224,7 +174,7 @@ def _unreachable(host: str, port: int) -> str:
         try:
             socket.create_connection((host, port), timeout=REACH_SECONDS).close()
             faults.clear()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name of letters that no host has is the latter
             faults[0] = str(error)
 
     thread = threading.Thread(target=reach, daemon=True, name="reach")
@@ -246,10 +196,6 @@ def _not_at_hand(tag: str, facts: dict[str, Any], why: str) -> ArtifactError:
         fix="train from a random start with --set model.weights=none, give a file with --set model.weights=PATH, "
         f"or copy {folder} from a machine that has them.",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _some(names: tuple[str, ...]) -> str:

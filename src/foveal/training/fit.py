@@ -128,6 +128,7 @@ class _Loop:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
         self.position = Position()
+        self.request = StopRequest()
         # Lightning announces the precision on stderr, which our own lines have said already.
         for name in ("lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -171,15 +172,16 @@ class _Loop:
         self.progress.say(f"Going on with the run: {where}.")
         self.run.log_event("resume", epoch=self.position.epoch + 1, step=self.position.step)
 
-    def run_epochs(self, stop: StopRequest) -> None:
+    def run_epochs(self, request: StopRequest) -> None:
+        self.request = request
         total = self.config.train.epochs * len(self.data.train)
         with self.progress.bar("Training", total, "steps") as bar:
             bar.advance(self.position.epoch * len(self.data.train) + self.position.step)
             while not self.position.finished:
-                self.run_epoch(bar, stop)
+                self.run_epoch(bar)
 
-    def run_epoch(self, bar: Bar, stop: StopRequest) -> None:
-        position, num_steps = self.position, len(self.data.train)
+    def run_epoch(self, bar: Bar) -> None:
+        position = self.position
         self.model.train()
         watch = _LossWatch(lag_steps=0 if self.device.type == "cpu" else NOT_FINITE_LAG_STEPS)
         rows = np.empty(0, dtype=np.int64)
@@ -193,17 +195,15 @@ class _Loop:
                 position.seconds += time.perf_counter() - mark
                 rate = position.step * len(batch) / position.seconds
                 bar.advance(1, note=f"epoch {position.epoch + 1}/{self.config.train.epochs}, {rate:,.0f} images/s")
-                stopping = stop.signal_number is not None and position.step < num_steps
-                if stopping or time.monotonic() - self.saved_at > 60.0 * self.config.train.checkpoint_minutes:
+                due = time.monotonic() - self.saved_at > 60.0 * self.config.train.checkpoint_minutes
+                if due or self.request.signal_number is not None:
                     self.refuse_bad(watch.rest() or self.bad_weights(rows))
                     self.save_last()
-                if stop.signal_number is not None and stopping:
-                    self.stop(stop.signal_number)
+                    self.stop_if_asked()
                 mark = time.perf_counter()
         self.refuse_bad(watch.rest() or self.bad_weights(rows))
         self.end_epoch()
-        if stop.signal_number is not None:
-            self.stop(stop.signal_number)
+        self.stop_if_asked()
 
     def train_step(self, batch: Batch) -> torch.Tensor:
         torch.manual_seed(derive_seed(self.config.seed, 2, self.position.epoch, self.position.step))
@@ -225,6 +225,10 @@ class _Loop:
         autocast = AUTOCAST[self.config.train.precision]
         for batch, logits in predict_logits(self.classifier, self.data.val, self.device, autocast):
             running.update(logits, batch.labels.to(self.device))
+            if self.request.signal_number is not None:
+                # All steps of the epoch are done and none is lost: what goes on begins by validating again.
+                self.save_last()
+                self.stop_if_asked()
         return running.row("val_")
 
     def end_epoch(self) -> None:
@@ -282,8 +286,11 @@ class _Loop:
     def where(self) -> str:
         return f"epoch {self.position.epoch + 1}, step {self.position.step} of {len(self.data.train)}"
 
-    def stop(self, signal_number: int) -> None:
-        """End after a checkpoint was written."""
+    def stop_if_asked(self) -> None:
+        """End where a signal asked for it; a checkpoint was written just before."""
+        signal_number = self.request.signal_number
+        if signal_number is None:
+            return
         where = "after the last epoch, before the evaluation" if self.position.finished else f"at {self.where()}"
         self.run.log_event("interrupted", signal=signal_number, epoch=self.position.epoch + 1, step=self.position.step)
         raise InterruptedRunError(
