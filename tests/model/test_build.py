@@ -9,18 +9,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from foveal.errors import ConfigError
-from foveal.model.build import (
-    Architecture,
-    Classifier,
-    build,
-    check_name,
-    count_macs,
-    count_parameters,
-    pretrained_facts,
-    run_blank,
-    summarise,
-)
-from foveal.model.costs import depthwise_share, layer_outputs
+from foveal.model.build import Architecture, Classifier, build, check_name, pretrained_facts
+from foveal.model.costs import count_macs, count_parameters, depthwise_share, layer_outputs, run_blank, summarise
 
 
 def architecture(name: str = "test_efficientnet", size: int = 32, **fields: float) -> Architecture:

@@ -23,7 +23,7 @@ def test_a_few_epochs_on_a_part_of_the_signs(real_data: Path, tmp_path: Path) ->
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             for file in sorted(folder.iterdir())[:NUM_PER_CLASS]:
                 writer.writerow([str(file.relative_to(root)), folder.name])
-    recipe = ["model.name=resnet18", "model.weights=none", "data.image_size=48", "train.epochs=12"]
+    recipe = ["model.name=resnet18", "model.weights=none", "data.image_size=48", "train.epochs=5"]
     recipe += ["train.batch_size=32", "train.precision=fp32", f"data.images_root={root}"]
     result = foveal.train(table, tmp_path / "run", overrides=recipe)
     test = result.metrics["test"]
@@ -31,8 +31,8 @@ def test_a_few_epochs_on_a_part_of_the_signs(real_data: Path, tmp_path: Path) ->
     assert test.num_images == 10 * round(0.15 * NUM_PER_CLASS)
     assert test.majority_baseline_accuracy == pytest.approx(0.1)
     assert test.accuracy is not None
-    # An honest floor: far above guessing, and reached with every seed that was tried.
-    assert test.accuracy > 0.6
+    # Seeds 0, 1 and 2 gave 0.87, 0.81 and 0.87.
+    assert test.accuracy > 0.7
     low, high = test.confidence_intervals["accuracy"]
     assert low <= test.accuracy <= high
     wilson = wilson_interval(test.accuracy * test.num_images, test.num_images)

@@ -20,8 +20,9 @@ from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, m
 from foveal.files import read_json, write_json, write_text
 from foveal.inference import Predictor
 from foveal.metrics import SplitMetrics
-from foveal.model.build import Classifier, build, summarise
+from foveal.model.build import Classifier, build
 from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
+from foveal.model.costs import summarise
 from foveal.model.weights import WeightsOrigin, load_weights
 from foveal.progress import Progress
 from foveal.run_folder import RunFolder, describe_environment

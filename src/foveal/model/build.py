@@ -1,7 +1,6 @@
 """Networks: any name of timm's zoo under a new head, as one pure torch module."""
 
 import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -128,66 +127,6 @@ def pretrained_facts(name: str) -> dict[str, Any]:
         ) from error
     facts: dict[str, Any] = found.to_dict() if found else {}
     return facts
-
-
-def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
-    """Number of scalar parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
-
-
-def run_blank(classifier: Classifier) -> None:
-    """Run one blank image through a network in evaluation mode, for whoever counts or listens meanwhile.
-
-    Raises:
-        ConfigError: the network cannot take images of the size that it was built for.
-    """
-    size = classifier.architecture.image_size
-    was_training = classifier.training
-    classifier.eval()
-    try:
-        with torch.no_grad():
-            classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
-    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"{classifier.architecture.name} cannot take images of {size} x {size} px: {str(error).rstrip('.')}.",
-            fix="choose another data.image_size (many networks need a multiple of 16 or 32, or more pixels), or a "
-            "model.name that takes any size, such as resnet18.",
-        ) from error
-    finally:
-        classifier.train(was_training)
-
-
-def count_macs(classifier: Classifier) -> int:
-    """Multiply-accumulates for one image, by torch's own counter (which counts two operations for each).
-
-    Raises:
-        ConfigError: see `run_blank`.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        run_blank(classifier)
-    return int(counter.get_total_flops() // 2)
-
-
-def summarise(classifier: Classifier, class_names: Sequence[str]) -> str:
-    """The text of model.txt: totals first, then a line a module down to two levels."""
-    net = classifier.net
-    architecture = classifier.architecture
-    lines = [
-        f"{architecture.name}: {len(class_names)} classes, {architecture.image_size} x {architecture.image_size} px",
-        f"parameters          {count_parameters(net):>14,}",
-        f"trainable           {count_parameters(net, trainable_only=True):>14,}",
-        f"multiply-accumulates{count_macs(classifier):>14,} for one image",
-        "",
-        f"{'module':<44}{'kind':<28}{'parameters':>14}  trains",
-    ]
-    for name, module in net.named_modules():
-        if name and name.count(".") <= 1:
-            trains = any(p.requires_grad for p in module.parameters())
-            mark = "yes" if trains else "-" if not count_parameters(module) else "frozen"
-            lines.append(f"{name:<44}{type(module).__name__:<28}{count_parameters(module):>14,}  {mark}")
-    return "\n".join(lines) + "\n"
 
 
 def _takes_image_size(name: str) -> bool:

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foveal.config import dump_yaml
-from foveal.model.build import Classifier, count_macs, count_parameters
-from foveal.model.costs import layer_outputs
+from foveal.model.build import Classifier
+from foveal.model.costs import count_macs, count_parameters, layer_outputs
 from foveal.training.config import ResolvedConfig
 
 BYTES_PER_PARAMETER = {"adamw": 16, "sgd": 12}
