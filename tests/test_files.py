@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,17 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int, mode: int) -
     finally:
         os.umask(before)
     assert (tmp_path / "f").stat().st_mode & 0o777 == mode
+
+
+def test_a_reader_sees_one_whole_file_or_the_other_never_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_text(path, "a" * 1_000_000)
+    writer = threading.Thread(target=lambda: [write_text(path, letter * 1_000_000) for letter in "bcdefghijk" * 3])
+    writer.start()
+    while writer.is_alive():
+        text = path.read_text()
+        assert (len(text), len(set(text))) == (1_000_000, 1)
+    writer.join()
 
 
 def test_a_killed_writer_never_leaves_a_torn_file(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_latency_is_that_of_one_image_at_a_time(
 
     def slow(pixels: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(pixels.shape))
-        time.sleep(0.5 if len(shapes) == 1 else 0.02)  # the first is the warm-up, which does not count
+        time.sleep(1.0 if len(shapes) == 1 else 0.02)  # the first is the warm-up, which does not count
         return forward(pixels)
 
     monkeypatch.setattr(predictor._classifier, "forward", slow)

@@ -47,7 +47,7 @@ def test_a_good_run(small_run: SmallRun) -> None:
     assert found["Leakage"].level == "good"
     assert "no file is byte-identical, and no declared group" in found["Leakage"].text
     assert "Near-duplicates (resized, cropped or saved again) were not checked." in found["Leakage"].text
-    assert found["Looks at test"].text == "The test split has been looked at once."
+    assert found["Looks at test"].text == "The test split has been looked at one time."
     assert found["Files"].text == "All 120 samples could be used."
     assert "Warning" not in found
 

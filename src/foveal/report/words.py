@@ -306,7 +306,7 @@ def _leakage(run: RunContents) -> Finding:
 def _looks(run: RunContents) -> Finding:
     times = run.looks.get("test", 0)
     if times <= 1:
-        text = "The test split has been looked at once." if times else "Looks at the test split were not counted."
+        text = "The test split has been looked at one time." if times else "Looks at the test split were not counted."
         return Finding("good" if times else "note", "Looks at test", text)
     return Finding(
         "caution",
@@ -332,7 +332,7 @@ def _still_learning(run: RunContents) -> list[Finding]:
     epochs = run.epochs.get("epoch")
     if epochs is None or len(epochs) < 3 or run.best_epoch != int(epochs[-1]):
         return []
-    text = "The last epoch was the best one: the model was still improving, and more epochs may help."
+    text = "The last epoch was the best one; whether more of them help is worth a try."
     return [Finding("note", "Length of training", text)]
 
 
