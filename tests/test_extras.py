@@ -1,12 +1,13 @@
 """Optional libraries."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from foveal.errors import MissingExtraError
-from foveal.extras import require
+from foveal.extras import missing_extra, require
 
 
 def test_what_is_installed_is_imported() -> None:
@@ -28,3 +29,24 @@ def test_a_library_that_is_there_and_broken_tells_its_own_fault(
     with pytest.raises(ModuleNotFoundError, match="not_there_either"):
         require("broken_library", extra="train", purpose="test")
     assert "broken_library" not in sys.modules
+
+
+def test_an_import_that_fails_for_want_of_an_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanting = ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    assert "foveal[train]" in str(missing_extra(wanting))
+    assert missing_extra(ModuleNotFoundError("No module named 'foveal.nothing'", name="foveal.nothing")) is None
+
+
+def test_a_verb_in_python_says_which_extra_it_wants() -> None:
+    code = """
+import subprocess
+import sys
+sys.modules["torch"] = None  # what an import finds where it is not installed
+import foveal
+try:
+    foveal.train
+except foveal.errors.MissingExtraError as error:
+    print(error.fix)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "pip install 'foveal[train]'"

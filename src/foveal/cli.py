@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from foveal.errors import FovealError
+from foveal.extras import missing_extra
 from foveal.version import __version__
 
 if TYPE_CHECKING:
@@ -355,6 +356,10 @@ def _verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
             sys.stdout.flush()
         except FovealError as error:
             _fail(f"foveal: {error}", error.exit_code, debug)
+        except ModuleNotFoundError as error:
+            if (missing := missing_extra(error)) is None:
+                raise
+            _fail(f"foveal: {missing}", missing.exit_code, debug)
         except KeyboardInterrupt as interrupt:
             number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
             _fail(f"foveal: stopped.{_how_to_go_on(run)}", 128 + number, debug)

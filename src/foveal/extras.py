@@ -6,6 +6,21 @@ from types import ModuleType
 
 from foveal.errors import MissingExtraError
 
+LIBRARIES_OF_TRAIN = frozenset(
+    ("torch", "torchvision", "timm", "lightning", "kornia", "sklearn", "pyarrow", "safetensors", "matplotlib", "jinja2")
+)
+"""What `foveal[train]` brings, by the names that are imported."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The error to show where an import of ours failed for want of an extra; None where it failed otherwise."""
+    library = (error.name or "").partition(".")[0]
+    if library not in LIBRARIES_OF_TRAIN:
+        return None
+    return MissingExtraError(
+        f"{library} is needed for this, and it is not installed.", fix="pip install 'foveal[train]'"
+    )
+
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import `module`, or say which extra holds it.

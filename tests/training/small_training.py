@@ -1,6 +1,5 @@
 """A training in memory: learnable squares, a tiny network, and the loop itself; nothing is decoded or evaluated."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from foveal.training.fit import Position, TrainingData, fit
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
 
 CLASS_NAMES = ("2", "10", "b")
-TIMES = {"seconds", "images_per_second", "data_wait_share"}
 MID_EPOCH = "train.checkpoint_minutes=0.0000001"
 """A checkpoint after every step."""
 TINY = (
@@ -113,9 +111,3 @@ class Lines(Silence):
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    """The table of epochs, but for what depends on the clock."""
-    with (folder / "metrics.csv").open(newline="") as stream:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(stream)]

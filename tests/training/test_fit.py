@@ -18,15 +18,16 @@ from foveal.progress import Silence
 from foveal.run_folder import RunFolder
 from foveal.training import checkpoint
 from foveal.training import fit as module
+from small_runs import epochs
 
-from .small_training import MID_EPOCH, Lines, rows_of, same_weights, tiny_config, tiny_data, tiny_model, train_tiny
+from .small_training import MID_EPOCH, Lines, same_weights, tiny_config, tiny_data, tiny_model, train_tiny
 
 
 def test_it_learns_and_says_so(tmp_path: Path) -> None:
     lines = Lines()
     config = tiny_config("train.epochs=4", "optim.lr=0.01")
     classifier, position, run = train_tiny(tmp_path, config, progress=lines)
-    rows = rows_of(tmp_path)
+    rows = epochs(tmp_path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert float(rows[position.best_epoch - 1]["val_accuracy"]) >= 0.9

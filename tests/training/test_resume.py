@@ -14,8 +14,9 @@ from foveal.errors import InterruptedRunError
 from foveal.training import checkpoint
 from foveal.training import fit as module
 from foveal.training.fit import Position
+from small_runs import epochs
 
-from .small_training import MID_EPOCH, Lines, rows_of, same_weights, tiny_config, train_tiny
+from .small_training import MID_EPOCH, Lines, same_weights, tiny_config, train_tiny
 
 
 class PulledPlugError(Exception):
@@ -44,7 +45,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
     """Weights and metrics of three epochs of five steps that nothing disturbed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     classifier, _, _ = train_tiny(folder, tiny_config("train.epochs=3"))
-    return {name: value.clone() for name, value in classifier.net.state_dict().items()}, rows_of(folder)
+    return {name: value.clone() for name, value in classifier.net.state_dict().items()}, epochs(folder)
 
 
 def test_another_seed_is_another_training_and_the_same_seed_the_same(tmp_path: Path, uninterrupted: Any) -> None:
@@ -70,13 +71,13 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
         with pytest.raises(InterruptedRunError) as caught:
             train_tiny(tmp_path / "a run", config)
     assert caught.value.exit_code == 130
-    stopped_after = len(rows_of(tmp_path / "a run")) if num_steps > 5 else 0
+    stopped_after = len(epochs(tmp_path / "a run")) if num_steps > 5 else 0
     assert f"foveal train --out '{tmp_path / 'a run'}' --resume" in caught.value.fix
     lines = Lines()
     classifier, position, _ = train_tiny(tmp_path / "a run", config, resume=True, progress=lines)
     assert position.finished
     assert same_weights(classifier.net.state_dict(), uninterrupted[0])
-    assert rows_of(tmp_path / "a run") == uninterrupted[1]
+    assert epochs(tmp_path / "a run") == uninterrupted[1]
     assert lines.said[0].startswith("Going on")
     # Nothing is measured once a stop is asked for: an epoch whose last step was done is validated by who goes on.
     assert stopped_after == (num_steps - 1) // 5
@@ -98,7 +99,7 @@ def test_other_recipes_go_on_to_the_same_weights_too(
             train_tiny(tmp_path / "run", config)
     resumed, _, _ = train_tiny(tmp_path / "run", config, resume=True)
     assert same_weights(whole.net.state_dict(), resumed.net.state_dict())
-    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+    assert epochs(tmp_path / "run") == epochs(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("num_saves", [1, 6, 7, 18])
@@ -113,7 +114,7 @@ def test_cut_off_right_after_any_checkpoint_it_goes_on_to_the_same_weights(
             train_tiny(tmp_path, config)
     classifier, _, _ = train_tiny(tmp_path, config, resume=True)
     assert same_weights(classifier.net.state_dict(), uninterrupted[0])
-    assert rows_of(tmp_path) == uninterrupted[1]
+    assert epochs(tmp_path) == uninterrupted[1]
 
 
 def test_a_damaged_checkpoint_costs_a_few_steps_and_no_exactness(
@@ -144,7 +145,7 @@ def test_a_training_that_is_over_is_not_begun_again(tmp_path: Path, uninterrupte
     assert position.finished
     assert same_weights(classifier.net.state_dict(), uninterrupted[0])
     assert (tmp_path / "checkpoints" / checkpoint.LAST).read_bytes() == before
-    assert rows_of(tmp_path) == uninterrupted[1]
+    assert epochs(tmp_path) == uninterrupted[1]
 
 
 def test_the_time_of_an_epoch_counts_all_that_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +194,10 @@ def test_a_signal_while_validating_stops_there_and_is_made_up_for(
         patch.setattr(module, "predict_logits", interrupted_after(3, module.predict_logits))
         with pytest.raises(InterruptedRunError, match="epoch 2, step 5 of 5"):
             train_tiny(tmp_path, config)
-    assert len(rows_of(tmp_path)) == 1
+    assert len(epochs(tmp_path)) == 1
     classifier, _, _ = train_tiny(tmp_path, config, resume=True)
     assert same_weights(classifier.net.state_dict(), uninterrupted[0])
-    assert rows_of(tmp_path) == uninterrupted[1]
+    assert epochs(tmp_path) == uninterrupted[1]
 
 
 def test_a_signal_while_validating_the_last_epoch_is_not_lost(

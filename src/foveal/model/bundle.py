@@ -208,6 +208,11 @@ class Bundle:
         return classifier.eval()
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether `path` is a bundle, or a run that holds one."""
+    return any((folder / BUNDLE_FILE).is_file() for folder in (path, path / "bundle"))
+
+
 def find_bundle(path: Path) -> Path:
     """The bundle's folder, given it or the run that holds it.
 

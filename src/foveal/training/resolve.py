@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,12 @@ import torch
 from foveal.data.pixels import Geometry
 from foveal.errors import ConfigError
 from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, Architecture, build, pretrained_facts
+from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.costs import depthwise_share
 from foveal.model.devices import choose_device
 from foveal.training.config import Config, ResolvedConfig
+
+Rgb = tuple[float, float, float]
 
 STEPS_FROM_WEIGHTS = 1_500
 STEPS_FROM_SCRATCH = 2_000
@@ -93,15 +97,26 @@ def geometry_of(config: ResolvedConfig) -> Geometry:
 
 def architecture_of(config: ResolvedConfig, num_classes: int) -> Architecture:
     """The network that a configuration asks for."""
-    weights = pretrained_facts(config.model.name) if config.model.weights == "pretrained" else {}
+    mean, std = _normalisation(config)
     return Architecture(
         name=config.model.name.partition(".")[0],
         num_classes=num_classes,
         image_size=config.data.image_size,
         dropout=config.model.head.dropout,
-        mean=tuple(weights.get("mean", IMAGENET_MEAN)),
-        std=tuple(weights.get("std", IMAGENET_STD)),
+        mean=mean,
+        std=std,
     )
+
+
+def _normalisation(config: ResolvedConfig) -> tuple[Rgb, Rgb]:
+    """Mean and standard deviation that the starting weights were trained with; ImageNet's where nobody says."""
+    if config.model.weights == "pretrained":
+        facts = pretrained_facts(config.model.name)
+        return tuple(facts.get("mean", IMAGENET_MEAN)), tuple(facts.get("std", IMAGENET_STD))
+    if config.model.weights != "none" and is_bundle(Path(config.model.weights).expanduser()):
+        preprocessing = read_bundle(Path(config.model.weights).expanduser()).spec.preprocessing
+        return preprocessing.mean, preprocessing.std
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def store_bytes(num_samples: int, median_aspect: float, store_px: int) -> int:
