@@ -31,7 +31,7 @@ from foveal.inference import Predictor
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
-from foveal.training.config import Config, ResolvedConfig
+from foveal.training.config import Config, ResolvedConfig, read_config
 from foveal.training.resolve import num_cpus, store_bytes
 from foveal.types import SPLITS, Split
 
@@ -156,7 +156,7 @@ def _prepare(
         )
     own, settings = None, Config()
     if data is not None:
-        settings = _configuration(config, overrides)
+        settings = read_config(config, overrides)
     predictor = open_predictor(path, device=device, num_workers=num_cpus())
     if data is not None:
         manifest = scan(fspath(data), settings.data).manifest
@@ -174,12 +174,6 @@ def _prepare(
     align_labels(manifest.take(rows), predictor.class_names)
     folder = Path(out) if out else own.evaluation(split) if own else Path("evaluation") / split
     return _Task(predictor, manifest, rows, split, settings.data, settings.seed if seed is None else seed, folder, own)
-
-
-def _configuration(config: Config | str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
-    if isinstance(config, Config):
-        return load(Config, None, overrides, base=config.model_dump(mode="json"))
-    return load(Config, None if config is None else Path(config), overrides)
 
 
 def _evaluate_own(task: _Task, run: RunFolder, progress: Progress) -> EvaluateResult:

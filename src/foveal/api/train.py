@@ -17,7 +17,7 @@ from foveal.report.contents import PLOT_NAMES
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training import checkpoint
-from foveal.training.config import Config, ResolvedConfig
+from foveal.training.config import Config, ResolvedConfig, read_config
 from foveal.training.plan import TrainPlan, make_plan
 from foveal.training.resolve import architecture_of
 from foveal.types import SPLITS
@@ -67,7 +67,7 @@ def train(
         if resume:
             open_run(run.path)
         raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
-    chosen = _configuration(config, overrides)
+    chosen = read_config(config, overrides)
     if not going_on:
         _check_apart(run, data)
         _check_free(run, force=force)
@@ -101,7 +101,7 @@ def plan(
         ConfigError: as `train`.
         DataError: as `train`.
     """
-    prepared = prepare(data, _configuration(config, overrides))
+    prepared = prepare(data, read_config(config, overrides))
     manifest = draw_split(prepared.manifest, prepared.config)
     return make_plan(
         build(architecture_of(prepared.config, len(manifest.class_names))),
@@ -111,12 +111,6 @@ def plan(
         num_quarantined=len(manifest) - len(manifest.usable()),
         notes=prepared.notes,
     )
-
-
-def _configuration(config: Config | str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
-    if isinstance(config, Config):
-        return load(Config, None, overrides, base=config.model_dump(mode="json", exclude_unset=True))
-    return load(Config, None if config is None else Path(config), overrides)
 
 
 def _take_up(run: RunFolder, chosen: Config) -> Prepared:

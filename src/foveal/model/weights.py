@@ -72,11 +72,10 @@ def load_own(classifier: Classifier, path: Path) -> WeightsOrigin:
     Raises:
         ArtifactError: see `load_weights`.
     """
-    from foveal.model.bundle import BUNDLE_FILE, read_bundle
+    from foveal.model.bundle import is_bundle, read_bundle
 
-    folder = path / "bundle" if (path / "bundle" / BUNDLE_FILE).is_file() else path
-    if (folder / BUNDLE_FILE).is_file():
-        bundle = read_bundle(folder)
+    if is_bundle(path):
+        bundle = read_bundle(path)
         origin = WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, ())
         return _fill(classifier, bundle.state(), origin)
     if not path.is_file():

@@ -1,10 +1,13 @@
 """The `optim` and `train` sections, and the root of the configuration."""
 
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from foveal.config import Section
+from foveal.config import Section, load
 from foveal.data.augment import AugmentConfig
 from foveal.data.config import DataConfig, ResolvedDataConfig
 from foveal.model.config import ModelConfig
@@ -83,6 +86,17 @@ class Config(Section):
     """How the weights are moved."""
     train: TrainConfig = TrainConfig()
     """How long, how much at once, and on what."""
+
+
+def read_config(config: Config | str | PathLike[str] | None, overrides: Sequence[str] = ()) -> Config:
+    """A configuration as a verb is given it: an object, a YAML file or nothing, with overrides on top.
+
+    Raises:
+        ConfigError: keys or values are wrong; all at once.
+    """
+    if isinstance(config, Config):
+        return load(Config, None, overrides, base=config.model_dump(mode="json", exclude_unset=True))
+    return load(Config, None if config is None else Path(config), overrides)
 
 
 class ResolvedOptimConfig(OptimConfig):

@@ -129,9 +129,6 @@ class _Loop:
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
         self.position = Position()
         self.request = StopRequest()
-        # Lightning announces the precision on stderr, which our own lines have said already.
-        for name in ("lightning.fabric", "lightning.pytorch"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.fabric = Fabric(
             accelerator=config.train.device, devices=1, precision=_FABRIC_PRECISION[config.train.precision]
         )
