@@ -21,9 +21,9 @@ from foveal.config import load
 from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
 from foveal.data.ingest import Recipe, ingest
-from foveal.data.pixels import PixelPolicy
 from foveal.experiments.run import draw_split, prepare
 from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, build
+from foveal.pixels.policy import PixelPolicy
 from foveal.progress import Terminal
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config, ResolvedConfig

@@ -23,7 +23,9 @@ HEAVY = {
 LAYERS: dict[str, float] = {
     **dict.fromkeys(("errors", "types", "files", "extras", "version"), 0),
     **dict.fromkeys(("config", "run_folder", "progress"), 1),
-    **dict.fromkeys(("data", "audit"), 2),
+    "pixels": 1.5,
+    "data": 2,
+    "audit": 2.5,
     **dict.fromkeys(("model", "inference", "predictions", "metrics"), 3),
     "training": 4,
     **dict.fromkeys(("evaluation", "explain", "export"), 5),
@@ -159,7 +161,7 @@ sys.meta_path.insert(0, Blocker())
 SERVER = """
 import io, sys
 from PIL import Image
-from foveal.data.pixels import PixelPolicy, decode, to_square, to_store
+from foveal.pixels.policy import PixelPolicy, decode, to_square, to_store
 from foveal.metrics import softmax
 from foveal.model.bundle import read_bundle
 

@@ -23,10 +23,10 @@ import foveal
 from foveal.cli import app
 from foveal.config import known_keys, load, validate
 from foveal.data.manifest import COLUMNS
-from foveal.data.pixels import ALLOWED_FORMATS, REJECTION_CODES
 from foveal.errors import FovealError
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import BundleSpec
+from foveal.pixels.policy import ALLOWED_FORMATS, REJECTION_CODES
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 import foveal
 from foveal.data.batches import Batches
-from foveal.data.pixels import decode, to_square, to_store
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.inference import Prediction, Predictor, predict_logits
 from foveal.model.bundle import read_bundle
+from foveal.pixels.policy import decode, to_square, to_store
 
 
 @pytest.fixture

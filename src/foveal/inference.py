@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foveal.data.batches import Batch, Batches
-from foveal.data.pixels import ImageRejectedError, decode, decode_array, decode_image, to_square, to_store
 from foveal.errors import ConfigError
 from foveal.metrics import softmax
 from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle, read_bundle
 from foveal.model.devices import choose_device
+from foveal.pixels.policy import ImageRejectedError, decode, decode_array, decode_image, to_square, to_store
 
 ImageInput = str | PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 

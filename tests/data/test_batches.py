@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.data.batches import Batches, TrainingBatches, derive_seed
-from foveal.data.pixels import Geometry, to_square
 from foveal.errors import DataError
+from foveal.pixels.policy import Geometry, to_square
 
 GEOMETRY = Geometry(size_px=8, store_px=10)
 

@@ -19,9 +19,9 @@ from foveal.data import store as store_module
 from foveal.data.config import DataConfig
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
-from foveal.data.pixels import Geometry, PixelPolicy, crop_box, decode, to_store
 from foveal.data.scan import scan
 from foveal.errors import ArtifactError, DataError
+from foveal.pixels.policy import Geometry, PixelPolicy, crop_box, decode, to_store
 from foveal.progress import Silence
 from foveal.types import Box
 
@@ -33,7 +33,7 @@ import os, signal, sys
 from pathlib import Path
 from foveal.data import ingest as ingest_module, store
 from foveal.data.config import DataConfig
-from foveal.data.pixels import Geometry
+from foveal.pixels.policy import Geometry
 from foveal.data.scan import scan
 from foveal.data.store_index import Index
 

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from foveal.data import store as store_module
-from foveal.data.pixels import Geometry, PixelPolicy
 from foveal.data.store import ImageFacts, Place, Store, form_name, policy_name
 from foveal.errors import ArtifactError
+from foveal.pixels.policy import Geometry, PixelPolicy
 
 HOUR = 3600.0
 

@@ -9,8 +9,8 @@ import torch
 from foveal.config import load
 from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
-from foveal.data.pixels import Geometry
 from foveal.model.build import Classifier, build
+from foveal.pixels.policy import Geometry
 from foveal.progress import Progress, Silence
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config, ResolvedConfig

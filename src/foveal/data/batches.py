@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.pixels import Geometry, to_square
 from foveal.data.store import PixelSource
+from foveal.pixels.policy import Geometry, to_square
 
 PartT = TypeVar("PartT")
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from foveal.data.cache import cache_folder
 from foveal.data.manifest import Manifest
-from foveal.data.pixels import Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
 from foveal.data.store import RECENT_SECONDS, ImageFacts, PixelSource, Place, Store, form_name, policy_name
 from foveal.errors import DataError
 from foveal.files import sha256_bytes, sha256_file
+from foveal.pixels.policy import Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
 from foveal.progress import Progress, Silence
 from foveal.types import Box
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveal.data.manifest import Manifest
-from foveal.data.pixels import ImageRejectedError, decode
+from foveal.pixels.policy import ImageRejectedError, decode
 
 NUM_PEEKS = 96
 

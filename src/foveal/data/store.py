@@ -22,10 +22,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.pixels import Geometry, PixelPolicy
 from foveal.data.store_index import Change, Index
 from foveal.errors import ArtifactError
 from foveal.files import sha256_bytes
+from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.types import Box
 
 LAYOUT_VERSION = 1

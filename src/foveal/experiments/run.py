@@ -11,7 +11,6 @@ from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
-from foveal.data.pixels import PixelPolicy
 from foveal.data.scan import scan
 from foveal.data.sizes import peek_sizes
 from foveal.data.split import check_splittable, split, straddling
@@ -24,6 +23,7 @@ from foveal.model.build import Classifier, build
 from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
 from foveal.model.costs import summarise
 from foveal.model.weights import WeightsOrigin, load_weights
+from foveal.pixels.policy import PixelPolicy
 from foveal.progress import Progress
 from foveal.run_folder import RunFolder, describe_environment
 from foveal.training import checkpoint

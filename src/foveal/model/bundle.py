@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from foveal.config import Section
-from foveal.data.pixels import POLICY_VERSION, Geometry, PixelPolicy
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.files import atomic_writer, read_json, sha256_file, write_json
+from foveal.pixels.policy import POLICY_VERSION, Geometry, PixelPolicy
 from foveal.version import __version__
 
 if TYPE_CHECKING:

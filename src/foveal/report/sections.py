@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.pixels import PixelPolicy
 from foveal.evaluation.drawing import split_name
 from foveal.evaluation.plots import MAX_MATRIX_CLASSES
+from foveal.pixels.policy import PixelPolicy
 from foveal.report import tables, words
 from foveal.report.contents import Evaluated, RunContents, class_counts
 from foveal.report.figures import draw_class_distribution, draw_curves

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from foveal.data.manifest import Manifest
-from foveal.data.pixels import PixelPolicy, crop_box, decode
 from foveal.errors import FovealError
 from foveal.files import sha256_file
+from foveal.pixels.policy import PixelPolicy, crop_box, decode
 from foveal.types import Box
 
 SIDE_PX = 128

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from foveal.data.pixels import Geometry
 from foveal.errors import ConfigError
 from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, Architecture, build, pretrained_facts
 from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.costs import depthwise_share
 from foveal.model.devices import choose_device
+from foveal.pixels.policy import Geometry
 from foveal.training.config import Config, ResolvedConfig
 
 Rgb = tuple[float, float, float]

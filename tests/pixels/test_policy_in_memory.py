@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.data.pixels import ImageRejectedError, PixelPolicy, decode, decode_array, decode_image
+from foveal.pixels.policy import ImageRejectedError, PixelPolicy, decode, decode_array, decode_image
 
 
 def test_an_opened_image_gives_the_same_as_its_file() -> None:

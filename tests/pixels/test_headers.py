@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.data.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, PatchedStream, read_header
-from foveal.data.pixels import ImageRejectedError, decode
-from foveal.data.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff
+from foveal.pixels.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, PatchedStream, read_header
+from foveal.pixels.policy import ImageRejectedError, decode
+from foveal.pixels.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff
 
 SAMPLES: dict[str, bytes] = {
     "JPEG": factory.jpeg(),

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from foveal.data.colour import MAX_PROFILE_BYTES, floats_to_bytes, to_srgb
-from foveal.data.pixels import Decoded, ImageRejectedError, PixelPolicy, decode, decode_image
+from foveal.pixels.colour import MAX_PROFILE_BYTES, floats_to_bytes, to_srgb
+from foveal.pixels.policy import Decoded, ImageRejectedError, PixelPolicy, decode, decode_image
 
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
 BLUISH = PixelPolicy(background=(1, 2, 103))

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import IO
 
-from foveal.data.rejection import ImageRejectedError
+from foveal.pixels.rejection import ImageRejectedError
 
 MAX_PAGES_COUNTED = 2**16
 _MAX_ENTRIES = 2**12

@@ -3,7 +3,7 @@
 import re
 from typing import Literal, get_args
 
-from foveal.data.rejection import ImageRejectedError, RejectionCode
+from foveal.pixels.rejection import ImageRejectedError, RejectionCode
 
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 ALLOWED_FORMATS: tuple[Format, ...] = get_args(Format)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from foveal.data.pixels import REJECTION_CODES, Decoded, ImageRejectedError, PixelPolicy, decode
+from foveal.pixels.policy import REJECTION_CODES, Decoded, ImageRejectedError, PixelPolicy, decode
 
 MAX_PIXELS = 1_000_000
 SMALL = factory.scene(24, 16)

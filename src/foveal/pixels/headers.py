@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from foveal.data.rejection import ImageRejectedError
-from foveal.data.sniffing import Format
-from foveal.data.tiff import read_tiff_header
+from foveal.pixels.rejection import ImageRejectedError
+from foveal.pixels.sniffing import Format
+from foveal.pixels.tiff import read_tiff_header
 
 MAX_METADATA_CHUNK_BYTES = 64 * 2**20
 """A PNG chunk other than pixels that is longer is refused: Pillow would hold it in memory."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from foveal.data.pixels import decode
+from foveal.pixels.policy import decode
 
 
 @pytest.mark.real_data

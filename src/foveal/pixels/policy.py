@@ -34,13 +34,13 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from foveal.data.colour import floats_to_bytes, shorts_to_bytes, stored_rawmode, to_srgb
-from foveal.data.geometry import Geometry, crop_box, to_square, to_store
-from foveal.data.headers import Header, PatchedStream, check_num_pixels, read_header
-from foveal.data.orientation import exif_block, read_orientation, turn_upright
-from foveal.data.rejection import REJECTION_CODES, ImageRejectedError, RejectionCode, one_line
-from foveal.data.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff
 from foveal.errors import ArtifactError, ConfigError, DataError
+from foveal.pixels.colour import floats_to_bytes, shorts_to_bytes, stored_rawmode, to_srgb
+from foveal.pixels.geometry import Geometry, crop_box, to_square, to_store
+from foveal.pixels.headers import Header, PatchedStream, check_num_pixels, read_header
+from foveal.pixels.orientation import exif_block, read_orientation, turn_upright
+from foveal.pixels.rejection import REJECTION_CODES, ImageRejectedError, RejectionCode, one_line
+from foveal.pixels.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff
 
 __all__ = [
     "ALLOWED_FORMATS",

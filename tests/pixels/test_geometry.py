@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from foveal.data.geometry import MAX_ASPECT, Geometry, crop_box, to_square, to_store
-from foveal.data.pixels import ImageRejectedError, decode
 from foveal.errors import ConfigError, DataError
+from foveal.pixels.geometry import MAX_ASPECT, Geometry, crop_box, to_square, to_store
+from foveal.pixels.policy import ImageRejectedError, decode
 
 RAMP = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
 

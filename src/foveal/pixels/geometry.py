@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveal.data.rejection import ImageRejectedError
 from foveal.errors import ConfigError, DataError
+from foveal.pixels.rejection import ImageRejectedError
 from foveal.types import Box
 
 MAX_ASPECT = 4

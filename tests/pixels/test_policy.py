@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from foveal.data.pixels import (
+from foveal.errors import ArtifactError, ConfigError, DataError
+from foveal.pixels.policy import (
     ALLOWED_FORMATS,
     POLICY_VERSION,
     REJECTION_CODES,
@@ -27,7 +28,6 @@ from foveal.data.pixels import (
     PixelPolicy,
     decode,
 )
-from foveal.errors import ArtifactError, ConfigError, DataError
 
 SLOWEST_REFUSAL_SECONDS = 0.25
 
@@ -141,7 +141,7 @@ def test_rows_21_and_22_memory_stays_flat(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from foveal.data.pixels import ImageRejectedError, decode
+from foveal.pixels.policy import ImageRejectedError, decode
 import image_factory
 decode(image_factory.png_bomb(300, 300)), decode(image_factory.jpeg()), decode(image_factory.animated_webp())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from foveal.data.rejection import ImageRejectedError
+from foveal.pixels.rejection import ImageRejectedError
 
 MAX_PROFILE_BYTES = 4 * 2**20
 _NUM_CACHED_PROFILES = 16
