@@ -1,0 +1,20 @@
+"""The command line: thin verbs over the functions of the same names, one module a verb.
+
+Results go to stdout, everything else to stderr. Nothing heavy is imported before a verb runs: `--help` is quick.
+"""
+
+# The order here is the order in `foveal --help`.
+from foveal.cli import demo as _demo  # isort: skip
+from foveal.cli import train as _train  # isort: skip
+from foveal.cli import evaluate as _evaluate  # isort: skip
+from foveal.cli import predict as _predict  # isort: skip
+from foveal.cli import models as _models  # isort: skip
+from foveal.cli.shell import app
+
+del _demo, _train, _evaluate, _predict, _models
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of the `foveal` command."""
+    app()

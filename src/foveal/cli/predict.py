@@ -1,0 +1,69 @@
+"""`foveal predict`: flags and printing; `api/predict.py` does the work."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from foveal.cli.shell import AsJson, Debug, Device, DryRun, app, examples, finish, progress, quoted, verb
+
+
+@app.command(
+    epilog=examples(
+        "foveal predict runs/first photos --out p.csv", "ls *.jpg | foveal predict runs/first - --format jsonl"
+    )
+)
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, or - for a list on stdin.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table to write: .csv, .jsonl or .parquet; stdout if not given.")
+    ] = None,
+    table_format: Annotated[
+        Literal["csv", "jsonl", "parquet"] | None, typer.Option("--format", help="Where the ending does not say.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images computed together.")] = 32,
+    device: Device = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Classes and probabilities for any number of images, in order; a bad file fails in its own row."""
+    with verb(debug):
+        from foveal.api.predict import plan_prediction
+        from foveal.api.predict import predict as run
+        from foveal.errors import ConfigError
+        from foveal.run_folder import is_run_folder
+
+        if dry_run:
+            planned = plan_prediction(model, inputs, out=out, format=table_format)
+            again = shlex.join(["foveal", "predict", str(model), *inputs, *(["--out", str(out)] if out else [])])
+            finish(planned.to_dict(), as_json, [str(planned)], [again])
+            return
+        if as_json and out is None:
+            raise ConfigError(
+                "--json prints a summary, so the rows need a file.", fix="add --out, or use --format jsonl."
+            )
+        done = run(
+            model,
+            inputs,
+            out=out,
+            format=table_format,
+            device=device or "auto",
+            batch_size=batch_size,
+            progress=progress(),
+        )
+        failed = f", {done.num_failed:,} failed" if done.num_failed else ""
+        lines = [f"{done.num_ok:,} image{'s' if done.num_ok != 1 else ''} classified{failed}"]
+        lines += [f"  {name}: {count:,}" for name, count in done.class_counts.items()]
+        lines += [f"Table: {out}"] if out else []
+        # Rows on stdout may be on their way into another program.
+        stream = sys.stdout if out else sys.stderr
+        other_data = "" if is_run_folder(model) else " DATA"
+        finish(done.to_dict(), as_json, lines, [f"foveal evaluate {quoted(model)}{other_data}"], stream)
+        if done.num_failed and not done.num_ok:
+            raise typer.Exit(1)

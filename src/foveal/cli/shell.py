@@ -1,0 +1,186 @@
+"""What the verbs of the command line share: the app, common options, printing, errors as messages and exit codes."""
+
+import io
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from foveal.errors import FovealError
+from foveal.extras import missing_extra
+from foveal.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+    from foveal.metrics import SplitMetrics
+    from foveal.progress import Progress
+
+app = typer.Typer(
+    name="foveal",
+    help="Labelled images to a classifier one can trust and ship: the number you read is the number you will get.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the configuration; repeatable."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of every random draw.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option("--device", help="Where to compute.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Start anew in a folder that is not empty.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"foveal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def examples(*commands: str) -> str:
+    """The end of a verb's help; the mark keeps each command on a line of its own, ready to be copied."""
+    return "Examples:\n\n\b\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def settings_of(overrides: Sequence[str] | None, seed: int | None, device: str | None) -> list[str]:
+    """The flags that are short for configuration keys, as overrides after the others."""
+    settings = list(overrides or ())
+    if seed is not None:
+        settings.append(f"seed={seed}")
+    if device is not None:
+        settings.append(f"train.device={device}")
+    return settings
+
+
+def progress() -> "Progress":
+    """What a person at a terminal watches."""
+    from foveal.progress import Terminal
+
+    return Terminal()
+
+
+def quoted(path: Path) -> str:
+    """A path as it can be typed into a shell."""
+    return shlex.quote(str(path))
+
+
+def headline(split: str, metrics: "SplitMetrics") -> str:
+    """One split in a line: accuracy with its interval and the baseline, and the figure that rare classes count in."""
+    from foveal.metrics import shown
+
+    bounds = metrics.confidence_intervals.get("macro_f1")
+    interval = f" [{shown(bounds[0])}, {shown(bounds[1])}]" if bounds else ""
+    f1 = "" if metrics.macro_f1 is None else f"; macro F1 {shown(metrics.macro_f1)}{interval}"
+    return f"{split.capitalize()}: {metrics.sentence()}{f1}."
+
+
+def finish(
+    result: dict[str, Any],
+    as_json: bool,
+    lines: Sequence[str],
+    next_commands: Sequence[str],
+    stream: "TextIO | None" = None,
+) -> None:
+    """Print what was written and what to type next; with --json the result alone."""
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return
+    for line in (*lines, "Next:" if len(next_commands) == 1 else "Try next:", *(f"  {each}" for each in next_commands)):
+        print(line, file=stream or sys.stdout)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, on the same way out as Ctrl-C."""
+
+
+@contextmanager
+def verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
+    """Turn errors into one message on stderr and the exit code of their kind; no traceback for ours.
+
+    Args:
+        debug: whether to show the traceback all the same.
+        run: the run folder of a training, which can be gone on with.
+    """
+    for standard in (sys.stdin, sys.stdout):
+        if isinstance(standard, io.TextIOWrapper):
+            standard.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
+    with _terminable():
+        try:
+            yield
+            sys.stdout.flush()
+        except FovealError as error:
+            _fail(f"foveal: {error}", error.exit_code, debug)
+        except ModuleNotFoundError as error:
+            if (missing := missing_extra(error)) is None:
+                raise
+            _fail(f"foveal: {missing}", missing.exit_code, debug)
+        except KeyboardInterrupt as interrupt:
+            number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
+            _fail(f"foveal: stopped.{_how_to_go_on(run)}", 128 + number, debug)
+        except BrokenPipeError:
+            # Whoever read our stdout has gone, as `head` does; nothing more can be said to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"foveal: {place}{error.strerror or error}. --debug shows where it happened.", 1, debug)
+
+
+def _fail(message: str, exit_code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    raise typer.Exit(exit_code) from None
+
+
+def _how_to_go_on(run: Path | None) -> str:
+    if run is None:
+        return ""
+    if (run / "config.yaml").is_file():
+        return f"\nWhat to do: go on with: foveal train --out {quoted(run)} --resume"
+    return "\nWhat to do: the same command begins again; what was decoded so far is kept."
+
+
+@contextmanager
+def _terminable() -> "Iterator[None]":
+    """SIGTERM raises, so that files in the making are cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:
+    del number, frame
+    raise _Terminated
