@@ -1,6 +1,7 @@
 """The images that are measured on: real ones where there are any, else generated ones."""
 
 import os
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,10 +10,35 @@ NUM_GENERATED_EACH = 200
 SIDE_PX = 100
 
 
+def data_folder() -> Path:
+    """`$FOVEAL_DATA`, or the folder that lies beside the repository where CI runs."""
+    return Path(os.environ.get("FOVEAL_DATA") or ROOT.parent / "shared" / "data")
+
+
 def real_images() -> Path | None:
-    """`sign_digits` in `$FOVEAL_DATA`, or in the folder that lies beside the repository where CI runs."""
-    folder = Path(os.environ.get("FOVEAL_DATA") or ROOT.parent / "shared" / "data") / "sign_digits"
+    """`sign_digits`, where there is a folder of real images."""
+    folder = data_folder() / "sign_digits"
     return folder.resolve() if folder.is_dir() else None
+
+
+def cifar10_archive() -> Path | None:
+    """`cifar10.tar.gz`, train/ and test/ of class folders with 32 px JPEGs, where there is a folder of real images."""
+    file = data_folder() / "cifar10.tar.gz"
+    return file.resolve() if file.is_file() else None
+
+
+def unpacked_cifar10(scratch: Path) -> Path | None:
+    """A folder with train/ and test/ of CIFAR-10; unpacked below `scratch` where the data holds only the archive."""
+    folder, archive = data_folder() / "cifar10", cifar10_archive()
+    if folder.is_dir():
+        return folder.resolve()
+    if archive is None:
+        return None
+    folder = scratch / "cifar10"
+    if not folder.is_dir():
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
+    return folder
 
 
 def find_or_generate(scratch: Path) -> Path:

@@ -3,10 +3,12 @@
 import json
 import re
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,7 +27,7 @@ class Figure:
         values: one a round.
         at_least: the target, where it is a floor.
         at_most: the target, where it is a ceiling.
-        unit: "x" for ratios, "s" for seconds, "" for counts.
+        unit: "x" for ratios, "s" for seconds, "GiB", "share" of 1, "" for counts.
         detail: what it was made of.
     """
 
@@ -63,7 +65,7 @@ class Figure:
     def _shown(self, value: float) -> str:
         if not self.unit:
             return f"{value:.0f}"
-        return f"{value:.3g}" + (" s" if self.unit == "s" else "")
+        return f"{value:.3g}" + (f" {self.unit}" if self.unit in ("s", "GiB") else "")
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -89,6 +91,63 @@ def seconds_of(command: Sequence[str], environment: Mapping[str, str]) -> float:
     return time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A process that was watched while it ran.
+
+    Attributes:
+        seconds: wall time from start to end.
+        peak_bytes: the largest resident memory of it and its children together, and of each alone.
+        stdout: what it printed.
+    """
+
+    seconds: float
+    peak_bytes: int
+    stdout: str
+
+
+def watched(command: Sequence[str], environment: Mapping[str, str], allowed: Sequence[int] = (0,)) -> Watched:
+    """Run a command and watch its memory, fifty times a second, by way of Linux' /proc.
+
+    Pages that processes share count in each of them, and so do the pages of mapped files.
+
+    Raises:
+        NotMeasuredError: it ended with another exit code than the allowed ones, or there is no /proc.
+    """
+    if not Path("/proc/self/task").is_dir():
+        raise NotMeasuredError("the memory of a process is read from /proc, which this system lacks")
+    peak = 0
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment) as process:
+            while process.poll() is None:
+                peak = max(peak, _resident_bytes(process.pid))
+                time.sleep(0.02)
+        seconds = time.perf_counter() - started
+        for stream in (stdout, stderr):
+            stream.seek(0)
+        said, complaints = stdout.read(), stderr.read()
+    if process.returncode not in allowed:
+        raise NotMeasuredError(_failure(command, process.returncode, complaints))
+    return Watched(seconds, peak, said)
+
+
+def _resident_bytes(pid: int) -> int:
+    """Of a process and all below it: the sum of what they hold now, or the most that one of them ever held."""
+    waiting, now, most = [pid], 0, 0
+    while waiting:
+        folder = Path("/proc") / str(waiting.pop())
+        try:
+            status = (folder / "status").read_text()
+            waiting += [int(child) for task in (folder / "task").iterdir() for child in
+                        (task / "children").read_text().split()]  # fmt: skip
+        except OSError:
+            continue  # it ended meanwhile
+        sizes = {name: int(value) << 10 for name, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.M)}
+        now, most = now + sizes.get("VmRSS", 0), max(most, sizes.get("VmHWM", 0))
+    return max(now, most)
+
+
 def import_seconds(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, float]:
     """The packages that a Python command imports, by `-X importtime`, with the seconds that their own modules take.
 
@@ -104,6 +163,10 @@ def import_seconds(command: Sequence[str], environment: Mapping[str, str]) -> di
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        last = (done.stderr.strip() or "no words").splitlines()[-1]
-        raise NotMeasuredError(f"FAILED with exit code {done.returncode}: {' '.join(command)}: {last}")
+        raise NotMeasuredError(_failure(command, done.returncode, done.stderr))
     return done
+
+
+def _failure(command: Sequence[str], returncode: int, stderr: str) -> str:
+    last = (stderr.strip() or "no words").splitlines()[-1]
+    return f"FAILED with exit code {returncode}: {' '.join(command)}: {last}"

@@ -1,4 +1,4 @@
-"""The environment that fastai lives in: its own, so that its versions never decide ours."""
+"""The environment that fastai and CleanVision live in: their own, so that their versions never decide ours."""
 
 import shutil
 import subprocess
@@ -13,10 +13,10 @@ NEEDED_GB = 8
 
 
 def peer_python() -> Path:
-    """The Python that has fastai; installed when it is not there.
+    """The Python that has them; installed when they are not there.
 
     Raises:
-        NotMeasuredError: it cannot be installed.
+        NotMeasuredError: they cannot be installed.
     """
     python, ready = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
     pinned = REQUIREMENTS.read_text(encoding="utf-8")
@@ -24,16 +24,16 @@ def peer_python() -> Path:
         return python
     free_gb = shutil.disk_usage(HERE).free / 1e9
     if free_gb < NEEDED_GB:
-        raise NotMeasuredError(f"fastai needs about {NEEDED_GB} GB of disk, and {free_gb:.0f} are free")
-    print(f"installing fastai into {ENVIRONMENT}", file=sys.stderr, flush=True)
+        raise NotMeasuredError(f"fastai and CleanVision need about {NEEDED_GB} GB of disk, and {free_gb:.0f} are free")
+    print(f"installing fastai and CleanVision into {ENVIRONMENT}", file=sys.stderr, flush=True)
     for command in (
         [sys.executable, "-m", "venv", str(ENVIRONMENT)],
         [str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(REQUIREMENTS)],
-        [str(python), "-W", "ignore", "-c", "import fastai.vision.all"],
+        [str(python), "-W", "ignore", "-c", "import fastai.vision.all, cleanvision"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or "no words").splitlines()[-1]
-            raise NotMeasuredError(f"fastai cannot be installed here: {last}")
+            raise NotMeasuredError(f"fastai and CleanVision cannot be installed here: {last}")
     ready.write_text(pinned, encoding="utf-8")
     return python

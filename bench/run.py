@@ -14,9 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from images import ROOT, find_or_generate, real_images
-from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of
+from images import ROOT, cifar10_archive, find_or_generate, real_images
+from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of, watched
 from peers import peer_python
+from planted_scoring import TARGETS, WRONG_LABEL_PRECISION
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "latest.json"
@@ -51,6 +52,21 @@ class Bench:
             run_json([*FOVEAL, "train", str(self.images), "--out", str(run), "--json", *settings], self.environment)
             self._runs.append(run)
         return self._runs[number]
+
+    def planted(self, *options: str) -> dict[str, Any]:
+        """What `planted_recall.py` says of the planted set, which is made when first asked for."""
+        source, images = real_images(), self.scratch / "planted" / "set"
+        if source is None:
+            raise NotMeasuredError("there is no sign_digits in $FOVEAL_DATA")
+        if not images.is_dir():
+            watched([sys.executable, str(HERE / "planted.py"), str(source), str(images)], self.environment)
+        script = [sys.executable, str(HERE / "planted_recall.py"), str(images), *options]
+        file = images.parent / "audit" / "recall.json"
+        if file.is_file():
+            script.append("--score-only")
+        watched(script, self.environment, allowed=(0, 1))  # 1 where a target is missed
+        said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return said
 
     def loop(self, *options: str) -> dict[str, Any]:
         """One run of `foveal_loop.py`."""
@@ -160,12 +176,80 @@ def second_run(bench: Bench) -> list[Figure]:
     ]
 
 
+def audit_speed(bench: Bench) -> list[Figure]:
+    """`foveal audit` against CleanVision on 10,000 images of CIFAR-10, and on all 60,000."""
+    if cifar10_archive() is None:
+        raise NotMeasuredError("there is no cifar10.tar.gz in $FOVEAL_DATA")
+    script = [sys.executable, str(HERE / "audit_speed.py"), "--rounds", str(min(3, bench.rounds))]
+    said = run_json(script, bench.environment)
+    scale = said["scale"]
+    detail = {f"{name} seconds": said[name] for name in ("foveal", "cleanvision", "cleanvision checks alone")}
+    peaks = [peak / (1 << 30) for peak in scale["60,000 peak bytes"]]
+    return [
+        Figure(key="f", name="audit of 10,000 images, CleanVision's checks alone / foveal from start to end",
+               values=ratios(said["cleanvision checks alone"], said["foveal"]), at_least=10, detail=detail),
+        Figure(key="f", name="the same, both from start to end",
+               values=ratios(said["cleanvision"], said["foveal"]), detail=detail),
+        Figure(key="f", name="audit of 10,000 images, seconds", values=said["foveal"], unit="s"),
+        Figure(key="f", name="audit, 60,000 images / 10,000", values=ratios(scale["60,000"], scale["10,000"]),
+               at_most=7, detail=scale),
+        Figure(key="f", name="audit of 60,000 images, peak memory in GiB", values=peaks, at_most=1, unit="GiB"),
+    ]  # fmt: skip
+
+
+def planted_set(bench: Bench) -> list[Figure]:
+    """What an audit finds of what was planted into `sign_digits`."""
+    said = bench.planted()
+    figures = [
+        Figure(key="g", name=f"planted, recall of {kind}", values=[recall], at_least=TARGETS[kind], unit="share",
+               detail={"missed": said["missed"][kind]})
+        for kind, recall in said["recall"].items()
+    ]  # fmt: skip
+    precision = said["wrong_label_precision"] or 0.0
+    share = said["share_of_images_in_extra_pairs"]
+    return [
+        *figures,
+        Figure(key="g", name="planted, precision of wrong labels", values=[precision], at_least=WRONG_LABEL_PRECISION,
+               unit="share"),
+        Figure(key="g", name="planted, images in pairs that were not planted, to be judged by eye", values=[share],
+               unit="share", detail={"pairs": said["num_extra_pairs"]}),
+    ]  # fmt: skip
+
+
+def planted_training(bench: Bench) -> list[Figure]:
+    """Trained on the planted set with leaks reported and with leaks dropped: the accuracy on test."""
+    training = bench.planted("--train")["training"]
+    return [
+        Figure(key="h", name=f"planted, test accuracy with data.leaks={leaks}", values=[said["accuracy"]],
+               unit="share", detail=said)
+        for leaks, said in training.items()
+    ]  # fmt: skip
+
+
+def million_rows(bench: Bench) -> list[Figure]:
+    """A manifest of a million rows through the search for duplicates, `clean` and `split`."""
+    said = run_json([sys.executable, str(HERE / "million_rows.py")], bench.environment)
+    stages = said["stages"]
+    return [
+        *(Figure(key="i", name=f"{said['num_rows']:,} rows, {name}, peak memory in GiB", at_most=2, unit="GiB",
+                 values=[stage["peak_bytes"] / (1 << 30)], detail=stage) for name, stage in stages.items()),
+        *(Figure(key="i", name=f"{said['num_rows']:,} rows, {name}, seconds", values=[stage["seconds"]], unit="s")
+          for name, stage in stages.items()),
+        *(Figure(key="i", name=f"{said['num_rows']:,} rows, recall of planted {kind} copies",
+                 values=[said[f"recall {kind}"]], unit="share", detail=said) for kind in ("exact", "near")),
+    ]  # fmt: skip
+
+
 PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "a": against_bare_loop,
     "b": against_fastai,
     "c": help_time,
     "d": predict_time,
     "e": second_run,
+    "f": audit_speed,
+    "g": planted_set,
+    "h": planted_training,
+    "i": million_rows,
 }
 
 

@@ -10,24 +10,42 @@ from typing import TYPE_CHECKING, Any
 from foveal.version import __version__
 
 if TYPE_CHECKING:
+    from foveal.api.clean import clean
     from foveal.api.demo import demo
     from foveal.api.evaluate import evaluate
     from foveal.api.models import models
     from foveal.api.predict import predict
+    from foveal.api.preview import preview
+    from foveal.api.split import split
     from foveal.api.train import plan, train
     from foveal.inference import Predictor
 
 _HOMES = {
+    "clean": "foveal.api.clean",
     "demo": "foveal.api.demo",
     "evaluate": "foveal.api.evaluate",
     "models": "foveal.api.models",
     "plan": "foveal.api.train",
     "predict": "foveal.api.predict",
+    "preview": "foveal.api.preview",
+    "split": "foveal.api.split",
     "train": "foveal.api.train",
     "Predictor": "foveal.inference",
 }
 
-__all__ = ["Predictor", "__version__", "demo", "evaluate", "models", "plan", "predict", "train"]
+__all__ = [
+    "Predictor",
+    "__version__",
+    "clean",
+    "demo",
+    "evaluate",
+    "models",
+    "plan",
+    "predict",
+    "preview",
+    "split",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

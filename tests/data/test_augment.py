@@ -1,6 +1,8 @@
 """Augmentation: every image its own draw, and nothing done that the policy does not say."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +12,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional as reference
 
 from foveal.data import augment
-from foveal.data.augment import Augmentation, AugmentConfig, PolicyName
+from foveal.data.augment import POLICIES, Augmentation, AugmentConfig, OperationName, PolicyName
 
-POLICIES: tuple[PolicyName, ...] = ("none", "light", "medium", "heavy")
 SIDE, SIZE = 64, 56
 
 
@@ -204,3 +205,120 @@ def test_erasing_blackens_a_part_of_some_images() -> None:
     erased = shares["medium"] > 0
     assert 0.12 < erased.float().mean() < 0.4
     assert shares["medium"].max() < 0.2
+
+
+def test_every_draw_comes_in_its_order_from_the_global_generator() -> None:
+    """The order is a contract: a resumed run draws again what the interrupted one drew."""
+    config, num_images = AugmentConfig(policy="light", horizontal_flip=0.5, vertical_flip=0.5), 20
+    torch.manual_seed(1)
+    draws = [torch.rand(num_images) for _ in range(4)] + [torch.rand(2 * num_images)]
+    draws += [torch.rand(num_images) for _ in range(3)]
+    after = torch.rand(5)
+    torch.manual_seed(1)
+    Augmentation(config, side_px=SIDE, size_px=SIZE)(noise(num_images))
+    assert torch.equal(torch.rand(5), after)
+
+    degrees, zoom, is_mirrored, is_upside_down, shift = (draw.numpy().astype(np.float64) for draw in draws[:5])
+    maps = affine_maps(config, num_images)
+    scale = 1.0 / (0.92 + 0.2 * zoom)
+    np.testing.assert_allclose(np.abs(np.linalg.det(maps[:, :, :2])), scale**2, rtol=0.02)
+    angle = np.radians(-8.0 + 16.0 * degrees)
+    mirror_x, mirror_y = 1 - 2.0 * (is_mirrored < 0.5), 1 - 2.0 * (is_upside_down < 0.5)
+    np.testing.assert_allclose(maps[:, 0, 0], scale * np.cos(angle) * mirror_x, atol=0.01)
+    np.testing.assert_allclose(maps[:, 1, 0], scale * np.sin(angle) * mirror_x, atol=0.01)
+    np.testing.assert_allclose(maps[:, 1, 1], scale * np.cos(angle) * mirror_y, atol=0.01)
+    reach = 0.04 * SIDE + (SIDE - SIZE) / 2
+    np.testing.assert_allclose(maps[:, :, 2], reach * (2 * shift.reshape(-1, 2) - 1), atol=0.05)
+
+
+@pytest.mark.parametrize(("config", "names"), [
+    (AugmentConfig(policy="none"), ""),
+    (AugmentConfig(policy="none", horizontal_flip=0.1, vertical_flip=1.0), "mirror, upside down"),
+    (AugmentConfig(policy="light"), "turn, shift, zoom, light"),
+    (AugmentConfig(policy="medium"), "turn, shift, zoom, mirror, light, saturation, erasing"),
+    (AugmentConfig(policy="medium", horizontal_flip=0.0), "turn, shift, zoom, light, saturation, erasing"),
+    (AugmentConfig(policy="heavy"), "turn, shift, zoom, mirror, light, saturation, blur, grey, erasing"),
+])  # fmt: skip
+def test_operations_are_those_that_the_policy_has(config: AugmentConfig, names: str) -> None:
+    augmentation = Augmentation(config, side_px=SIDE, size_px=SIDE)
+    assert ", ".join(operation.name for operation in augmentation.operations) == names
+
+
+def test_an_operation_says_how_far_it_goes_and_how_often() -> None:
+    config = AugmentConfig(policy="heavy", horizontal_flip=1.0, vertical_flip=0.25)
+    words = {each.name: str(each) for each in Augmentation(config, side_px=100, size_px=95).operations}
+    assert words == {
+        "turn": "up to ±25°",
+        "shift": "up to ±14.5 %",  # 12 % of the policy and half of the 5 % that the crop leaves over
+        "zoom": "0.75 to 1.4",
+        "mirror": "every image",
+        "upside down": "1 in 4 images",
+        "light": "up to ±40 %",
+        "saturation": "up to ±40 %",
+        "blur": "sigma up to 1.5 px, 3 in 10 images",
+        "grey": "1 in 10 images",
+        "erasing": "up to 15 %, 1 in 4 images",
+    }
+
+
+def alone(name: OperationName, images: torch.Tensor, size: int = SIDE, policy: PolicyName = "heavy") -> torch.Tensor:
+    config = AugmentConfig(policy=policy, vertical_flip=0.5)
+    out = Augmentation(config, side_px=SIDE, size_px=size).alone(name, images)
+    assert (out.shape, out.dtype) == ((len(images), 3, size, size), torch.float32)
+    assert 0.0 <= out.min() <= out.max() <= 1.0
+    return out
+
+
+def test_an_operation_alone_is_that_operation_at_its_ends() -> None:
+    """Against torchvision's own, which counts angles the other way round."""
+    images = noise(4, SIDE)
+    smooth = torch.nn.functional.avg_pool2d(images.float(), 9, 1, 4).round().to(torch.uint8)
+    centre = images[:, :, 4:60, 4:60].float() / 255.0
+    assert torch.equal(alone("mirror", images, SIZE), centre.flip(3))
+    assert torch.equal(alone("upside down", images, SIZE), centre.flip(2))
+    for place, image in enumerate(smooth.float() / 255.0):
+        sign, other = (1, -1, 1, -1)[place], (1, 1, -1, -1)[place]
+        inner = slice(18, -18)
+        turned = reference.rotate(image[None], sign * 25.0, interpolation=reference.InterpolationMode.BILINEAR)[0]
+        found = alone("turn", smooth)[place]
+        torch.testing.assert_close(found[:, inner, inner], turned[:, inner, inner], atol=0.01, rtol=0)
+        saturated = reference.adjust_saturation(image, 1 + 0.4 * sign)
+        torch.testing.assert_close(alone("saturation", smooth)[place], saturated, atol=2e-3, rtol=0)
+        brighter, steeper = 1 + 0.4 * sign, 1 + 0.4 * other
+        lit = steeper * brighter * image + (1 - steeper) * brighter * reference.rgb_to_grayscale(image).mean()
+        torch.testing.assert_close(alone("light", smooth)[place], lit.clamp(0, 1), atol=2e-3, rtol=0)
+        blurred = reference.gaussian_blur(image, [5, 5], [1.5, 1.5])
+        torch.testing.assert_close(alone("blur", smooth)[place], blurred, atol=1e-3, rtol=0)
+        grey = reference.rgb_to_grayscale(image, num_output_channels=3)
+        torch.testing.assert_close(alone("grey", smooth)[place], grey, atol=1e-3, rtol=0)
+
+
+def test_shift_and_zoom_alone_go_as_far_as_the_policy_and_no_other_way() -> None:
+    middle = (slice(None), slice(None, 2), slice(SIZE // 2 - 1, SIZE // 2 + 1), slice(SIZE // 2 - 1, SIZE // 2 + 1))
+    places = alone("shift", coordinates(4), SIZE)[middle].mean(dim=(2, 3)) * 255 / 3 - (SIDE - 1) / 2
+    reach = 0.12 * SIDE + (SIDE - SIZE) / 2
+    expected = reach * torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+    torch.testing.assert_close(places, expected, atol=0.1, rtol=0)
+    zoomed = alone("zoom", coordinates(2))[:, :, 20:44, 20:44] * 255 / 3
+    steps = zoomed[:, 0].diff(dim=2).mean(dim=(1, 2))
+    torch.testing.assert_close(1.0 / steps, torch.tensor([1.4, 0.75]), atol=0.01, rtol=0)
+
+
+def test_erasing_alone_takes_the_largest_share_of_every_image() -> None:
+    torch.manual_seed(0)
+    shares = (alone("erasing", torch.full((40, 3, SIDE, SIDE), 160, dtype=torch.uint8)).amax(1) == 0).float()
+    assert shares.mean(dim=(1, 2)).min() > 0.12
+    assert shares.mean(dim=(1, 2)).max() < 0.17
+
+
+def test_the_page_has_every_policy_with_the_strengths_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    words = {
+        policy: {each.name: str(each) for each in Augmentation(
+            AugmentConfig(policy=policy), side_px=SIDE, size_px=SIDE).operations}
+        for policy in POLICIES
+    }  # fmt: skip
+    names = [name for name in get_args(OperationName) if name != "upside down"]
+    rows = [f"| {name} | {' | '.join(words[policy].get(name, '') or '–' for policy in POLICIES)} |" for name in names]
+    assert [row for row in rows if row not in page] == []
+    assert "| operation | none | light | medium | heavy |" in page

@@ -11,17 +11,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image
 
+from foveal.data import ingest as ingest_module
+from foveal.data import reading, reading_processes
 from foveal.data import store as store_module
 from foveal.data.config import DataConfig
+from foveal.data.facts import SKETCH_BYTES, measure
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
-from foveal.errors import ArtifactError, DataError
+from foveal.errors import ArtifactError, DataError, FovealError
 from foveal.pixels.policy import Geometry, PixelPolicy, crop_box, decode, to_store
+from foveal.pixels.strict_jpeg import CORRUPT_JPEG
 from foveal.progress import Silence
 from foveal.types import Box
 
@@ -31,7 +36,7 @@ FACTS = ("width", "height", "mode", "sha256")
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from foveal.data import ingest as ingest_module, store
+from foveal.data import ingest as ingest_module, reading, store
 from foveal.data.config import DataConfig
 from foveal.pixels.policy import Geometry
 from foveal.data.scan import scan
@@ -52,7 +57,7 @@ def killing(changes):
         yield change
         happens("in the transaction")
 
-apply, fsync, decode = Index.apply, os.fsync, ingest_module.decode
+apply, fsync, decode = Index.apply, os.fsync, reading.decode
 
 def new_apply(self, changes):
     happens("before the transaction")
@@ -67,7 +72,7 @@ def new_decode(*arguments):
     happens("while decoding")
     return decode(*arguments)
 
-Index.apply, os.fsync, ingest_module.decode = new_apply, new_fsync, new_decode
+Index.apply, os.fsync, reading.decode = new_apply, new_fsync, new_decode
 manifest = scan(sys.argv[1], DataConfig()).manifest
 print("ready", flush=True)
 sys.stdin.readline()
@@ -100,6 +105,31 @@ def check_pixels(done: Ingested, recipe: Recipe = RECIPE) -> None:
     assert rows
     for row in rows:
         np.testing.assert_array_equal(done.source[row], expected(done.manifest, row, recipe))
+
+
+def check_facts(done: Ingested, recipe: Recipe = RECIPE) -> None:
+    """Every usable row against what is measured of its pixels here; of the others nothing is said."""
+    facts, usable = done.facts, done.manifest.is_usable()
+    assert usable.any()
+    np.testing.assert_array_equal(facts.is_known, usable)
+    paths, boxes, hashes = done.manifest.absolute_paths(), done.manifest.boxes(), done.manifest.column("phash")
+    for row in range(len(done.manifest)):
+        if not usable[row]:
+            assert hashes[row] is None
+            assert np.isnan(facts.measures[row]).all()
+            assert np.isnan(facts.width_px[row])
+            continue
+        decoded = decode(paths[row].read_bytes(), recipe.policy)
+        box = boxes[row]
+        pixels = decoded.pixels if box is None else crop_box(decoded.pixels, box, recipe.margin)
+        expected = measure(pixels)
+        np.testing.assert_array_equal(facts.measures[row], expected.values)
+        np.testing.assert_array_equal(facts.sketch[row], expected.sketch)
+        assert int(facts.phash[row]) == expected.phash
+        assert hashes[row] == str(imagehash.phash(Image.fromarray(pixels)))
+        assert (facts.height_px[row], facts.width_px[row]) == pixels.shape[:2]
+        assert (facts.format[row], facts.notes[row]) == (decoded.format, "; ".join(decoded.notes))
+        assert facts.num_bytes[row] == paths[row].stat().st_size
 
 
 def boxed(folder: Path, path: Sequence[str], boxes: Sequence[Box | None]) -> Manifest:
@@ -333,6 +363,272 @@ def test_a_damaged_index_is_told(manifest: Manifest) -> None:
     with pytest.raises(ArtifactError, match="cannot be used") as caught:
         run(manifest)
     assert "it is only a cache" in caught.value.fix
+
+
+def test_facts_are_measured_once_whatever_the_geometry(manifest: Manifest) -> None:
+    first = run(manifest)
+    check_facts(first)
+    assert first.facts.sketch.shape == (24, SKETCH_BYTES)
+    for recipe, keep_pixels in ((RECIPE, True), (RECIPE, False), (Recipe(Geometry(20, 26)), False)):
+        done = run(manifest, recipe, keep_pixels=keep_pixels)
+        assert counts(done) == (0, 24)
+        check_facts(done)
+        assert done.manifest.table.equals(first.manifest.table)
+
+
+def test_pixels_that_are_wanted_later_are_decoded_but_not_measured_again(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, keep_pixels=False)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("this is known")
+
+    for name in ("measure", "jpeg_fault"):
+        monkeypatch.setattr(reading, name, refuse)
+    done = run(manifest)
+    assert done.num_decoded == 24
+    check_pixels(done)
+    check_facts(done)
+
+
+def test_facts_of_boxes_are_those_of_what_was_cut_out(folder: Path) -> None:
+    paths = ["discs/RGB.png"] * 3 + ["discs/L.png"] * 2
+    boxes: list[Box | None] = [(0, 0, 20, 30), (5, 40, 31, 90), None, (-10, -10, 60, 60), (60, 0, 80, 30)]
+    manifest = boxed(folder, paths, boxes)
+    for margin, num_decoded in ((0.25, 2), (0.0, 2), (0.25, 0), (0.0, 0)):
+        recipe = Recipe(Geometry(24, 28), margin=margin)
+        done = run(manifest, recipe)
+        assert done.num_decoded == num_decoded
+        check_facts(done, recipe)
+    assert (done.facts.width_px[0], done.facts.height_px[0]) == (20, 30)
+
+
+def test_facts_of_another_version_are_made_anew_and_pixels_stay_where_they_are(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest)
+    before = [(file.name, file.stat().st_size) for file in shard_files()]
+    monkeypatch.setattr(reading, "FACTS_VERSION", reading.FACTS_VERSION + 1)
+    for num_decoded in (24, 0):
+        done = run(manifest)
+        assert done.num_decoded == num_decoded
+        check_pixels(done)
+        check_facts(done)
+    assert [(file.name, file.stat().st_size) for file in shard_files()] == before
+
+
+def test_a_store_that_was_made_before_there_were_facts_is_filled_up(manifest: Manifest) -> None:
+    run(manifest)
+    before = [(file.name, file.stat().st_size) for file in shard_files()]
+    (file,) = Path(os.environ["FOVEAL_CACHE_DIR"]).glob("*/index.sqlite")
+    with sqlite3.connect(file) as index:
+        index.execute("DROP TABLE facts")
+    index.close()
+    for num_decoded in (24, 0):
+        done = run(manifest)
+        assert done.num_decoded == num_decoded
+        check_facts(done)
+        check_pixels(done)
+    assert [(file.name, file.stat().st_size) for file in shard_files()] == before
+
+
+@pytest.fixture
+def damaged(folder: Path) -> Path:
+    """A JPEG that has lost a sector in the middle, which Pillow does not see."""
+    file = folder / "discs" / "damaged.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((240, 240)).save(file, quality=95)
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes(512) + content[middle + 512 :])
+    assert decode(file).pixels.shape == (240, 240, 3)
+    return file
+
+
+@pytest.mark.parametrize("keep_pixels", [True, False])
+def test_a_jpeg_corrupt_in_the_middle_is_quarantined(folder: Path, damaged: Path, *, keep_pixels: bool) -> None:
+    """Row 20."""
+    manifest = scan(folder, DataConfig()).manifest
+    for num_decoded in (25, 0):
+        done = run(manifest, keep_pixels=keep_pixels)
+        assert done.num_decoded == num_decoded, "nor is it decoded twice"
+        (row,) = np.flatnonzero(~done.manifest.is_usable()).tolist()
+        assert done.manifest.column("path")[row] == "discs/damaged.jpg"
+        assert done.manifest.column("reason")[row].startswith(CORRUPT_JPEG)
+        check_facts(done)
+
+
+def test_jpegs_are_checked_later_where_the_library_was_missing_and_remembered_where_it_is_gone(
+    folder: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = scan(folder, DataConfig()).manifest
+    num_jpegs = len(list(folder.rglob("*.jpg")))
+    with monkeypatch.context() as without:
+        without.setattr(reading, "is_available", lambda: False)
+        assert len(run(manifest).manifest.usable()) == 25
+        assert run(manifest).num_decoded == 0
+    done = run(manifest)
+    assert done.num_decoded == num_jpegs, "the others need no check"
+    assert len(done.manifest.usable()) == 24
+    assert run(manifest).num_decoded == 0
+    with monkeypatch.context() as without:
+        without.setattr(reading, "is_available", lambda: False)
+        known = run(manifest)
+        assert known.num_decoded == 0
+        assert len(known.manifest.usable()) == 24, "damage that was seen does not go away"
+    monkeypatch.setattr(reading, "JPEG_CHECK_VERSION", reading.JPEG_CHECK_VERSION + 1)
+    assert [run(manifest).num_decoded for _ in range(2)] == [num_jpegs, 0], "another check, another answer"
+
+
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Reads even the smallest data in processes; gives their numbers."""
+    pids: list[int] = []
+    monkeypatch.setattr(ingest_module, "PROCESSES_FROM_FILES", 1)
+    monkeypatch.setattr(ingest_module, "_FILES_AT_ONCE", 3)
+    start = subprocess.Popen
+
+    def noting(*arguments: object, **options: object) -> object:
+        process = start(*arguments, **options)  # type: ignore[call-overload]
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr(reading_processes.subprocess, "Popen", noting)
+    return pids
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_processes_find_the_same_as_threads(folder: Path, damaged: Path, in_processes: list[int]) -> None:
+    (folder / "discs" / "text.jpg").write_bytes(b"dear diary, today was a long day" * 9)
+    (folder / "discs" / "gone.png").symlink_to(folder / "nowhere.png")
+    paths = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))
+    boxes: list[Box | None] = [None] * len(paths)
+    manifest = boxed(folder, [*paths, paths[0], paths[0]], [*boxes, (0, 0, 9, 9), (90, 90, 99, 99)])
+    first = run(manifest)
+    assert len(in_processes) == 2
+    assert not any(is_there(pid) for pid in in_processes), "none is left behind"
+    assert first.num_decoded == len(paths) - 1
+    assert len(first.manifest.usable()) == 24 + 1
+    check_pixels(first)
+    check_facts(first)
+    again = run(manifest)
+    assert counts(again) == (0, len(paths) - 1)
+    assert again.manifest.table.equals(first.manifest.table)
+    for file in folder.rglob("*.*"):
+        if file.is_file():
+            file.touch()
+    touched = run(manifest)
+    assert counts(touched) == (0, len(paths) - 1), "what the store knows, the processes know"
+    shutil.rmtree(os.environ["FOVEAL_CACHE_DIR"])
+    threads = ingest(manifest, RECIPE, keep_pixels=True, cap_bytes=10**9, num_workers=1)
+    assert threads.manifest.table.equals(first.manifest.table)
+    np.testing.assert_array_equal(threads.facts.measures, first.facts.measures)
+
+
+def test_where_no_process_can_be_started_threads_do_the_work(
+    manifest: Manifest, in_processes: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python-that-fails"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    for executable in (str(broken), str(tmp_path / "python-nowhere"), "/bin/false", ""):
+        monkeypatch.setattr(reading_processes.sys, "executable", executable)
+        shutil.rmtree(os.environ["FOVEAL_CACHE_DIR"], ignore_errors=True)
+        done = run(manifest)
+        assert counts(done) == (24, 0)
+        check_pixels(done)
+    assert not any(is_there(pid) for pid in in_processes)
+
+
+def test_a_process_that_is_killed_is_told_with_its_files(
+    manifest: Manifest, in_processes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = reading_processes._ask
+
+    def killing(process: "subprocess.Popen[bytes]", wanted: Sequence[reading.Wanted]) -> list[reading.Found]:
+        if any("stripes" in file.path for file in wanted):
+            process.kill()
+        return ask(process, wanted)
+
+    monkeypatch.setattr(reading_processes, "_ask", killing)
+    start = time.monotonic()
+    with pytest.raises(FovealError, match="ended by signal SIGKILL while it read one of 3 files") as caught:
+        run(manifest)
+    assert any("stripes" in problem for problem in caught.value.problems)
+    assert time.monotonic() - start < 30
+    assert not any(is_there(pid) for pid in in_processes)
+    monkeypatch.setattr(reading_processes, "_ask", ask)
+    check_pixels(run(manifest))
+
+
+def test_what_goes_wrong_in_a_process_comes_out_as_it_was(
+    manifest: Manifest, in_processes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(Geometry(24, 28), PixelPolicy(version=9))
+    with pytest.raises(ArtifactError, match="version 9 of the pixel policy") as caught:
+        run(manifest, recipe)
+    assert "train again" in caught.value.fix
+    assert len(in_processes) == 2
+    assert not any(is_there(pid) for pid in in_processes)
+
+
+PLAIN_SCRIPT = """
+import os, sys, time
+from foveal.data import ingest as module
+from foveal.data import reading_processes
+from foveal.data.config import DataConfig
+from foveal.pixels.policy import Geometry
+from foveal.data.scan import scan
+
+module.PROCESSES_FROM_FILES, module._FILES_AT_ONCE = 1, 1
+ask = reading_processes._ask
+def slow(process, wanted):
+    print(process.pid, flush=True)
+    if len(sys.argv) > 2:
+        time.sleep(60)
+    return ask(process, wanted)
+reading_processes._ask = slow
+recipe = module.Recipe(Geometry(24, 28))
+done = module.ingest(scan(sys.argv[1], DataConfig()).manifest, recipe, keep_pixels=True, cap_bytes=10**9, num_workers=2)
+print("decoded", done.num_decoded)
+"""
+
+
+def test_a_plain_script_is_not_run_again_by_the_processes(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PLAIN_SCRIPT)
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "decoded 24"
+    assert len(set(done.stdout.split()[:24])) == 2
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_one_that_started_them(folder: Path, signal_number: int) -> None:
+    command = [sys.executable, "-c", PLAIN_SCRIPT, str(folder), "slow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as child:
+        assert child.stdout
+        pids = {int(child.stdout.readline()) for _ in range(2)}
+        assert len(pids) == 2
+        if signal_number == signal.SIGINT:
+            os.killpg(child.pid, signal_number)  # as a terminal does
+            time.sleep(0.3)
+            child.kill()  # the threads of this script sleep for a minute
+        else:
+            child.kill()
+    deadline = time.monotonic() + 20
+    while any(is_there(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_there(pid) for pid in pids)
 
 
 def _child(folder: Path, moment: str, number: int) -> "subprocess.Popen[bytes]":

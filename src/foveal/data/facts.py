@@ -1,9 +1,15 @@
 """What one look at a sample's pixels teaches beyond its size: brightness, sharpness, colours, border, hashes."""
 
+import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from foveal.data.sketch import SKETCH_BYTES, sketch
 
 FACTS_VERSION = 1
 """To be raised with any change to a measure, the hash or the sketch: what another version made is made anew."""
@@ -29,11 +35,60 @@ MEASURES: tuple[str, ...] = (
 - num_values: distinct lumas, 1..256
 - top_two_share: share of the pixels that have one of the two most frequent lumas, 0..1
 - dark_share, bright_share: share of the pixels with a luma of at most 12, or at least 243, of 255
-- sharpness: standard deviation of the Laplacian of the luma over that of the luma, at a shorter side of at most 256 px
-- saturation: mean over the pixels of (largest - smallest of red, green, blue) / 255, at a shorter side of 32 px; below
-  0.01 the picture is grey
+- sharpness: standard deviation of the Laplacian of the luma over that of the luma, at a shorter side of at most 256 px;
+  0 where the picture is flat or narrower than 3 px
+- saturation: mean over the pixels of (largest - smallest of red, green, blue) / 255, at a shorter side of 32 to 63 px;
+  below 0.01 the picture is grey
 - border_brightness, border_contrast: mean and standard deviation of the luma of the outermost ring, 0..1
 """
+
+REDUCED_SIDE_PX = 256
+REDUCED_PIXELS = 1 << 18
+"""Largest shorter side, and largest number of pixels, of the picture that sharpness and sketch are taken from."""
+
+_DARKEST, _BRIGHTEST = 12, 243
+_GREY_SIDE_PX = 32
+_LEVELS = np.arange(256) / 255.0
+# What is summed over the histogram: level, its square, whether it is dark, whether bright.
+_TABLE = np.stack(
+    [_LEVELS, _LEVELS**2, np.arange(256) <= _DARKEST, np.arange(256) >= _BRIGHTEST], axis=1, dtype=np.float64
+)
+
+_HASH_SIDE, _HASHED_SIDE_PX = 8, 32
+# The first rows of the DCT-II as scipy scales it: 2 cos(pi k (2 n + 1) / 2 N).
+_COSINES = 2.0 * np.cos(
+    np.pi * np.arange(_HASH_SIDE)[:, None] * (2 * np.arange(_HASHED_SIDE_PX) + 1) / (2 * _HASHED_SIDE_PX)
+)
+# Coefficients that are zero, as of flat and of symmetric pictures, come out as noise of 1e-11; true ones are whole
+# numbers times cosines.
+_NOISE_DIGITS = 6
+
+RECORD = np.dtype(
+    [
+        ("width_px", "<u4"),
+        ("height_px", "<u4"),
+        ("phash", "<u8"),
+        ("measures", "<f4", (len(MEASURES),)),
+        ("sketch", "u1", (SKETCH_BYTES,)),
+    ]
+)
+"""The facts of one sample as they are kept: a few hundred bytes."""
+_RECORD_HEAD = struct.Struct("<IIQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one sample.
+
+    Attributes:
+        values: float32 [measures], in the order of `MEASURES`.
+        phash: the perceptual hash, 64 bits.
+        sketch: uint8 [SKETCH_BYTES].
+    """
+
+    values: NDArray[np.float32]
+    phash: int
+    sketch: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -45,7 +100,8 @@ class Facts:
         format: object [rows], `JPEG`, `PNG`, ... of the file, or None.
         notes: object [rows], what the pixel policy did that is not a matter of course; "" where nothing.
         num_bytes: float64 [rows], of the file; NaN where unknown.
-        width_px, height_px: float64 [rows], of the sample: of the box where there is one; NaN where unknown.
+        width_px, height_px: float64 [rows], of the sample: where there is a box, of what was cut out of the image for
+            it; NaN where unknown.
         measures: float32 [rows, measures], in the order of `MEASURES`; NaN where unknown.
         phash: uint64 [rows], the perceptual hash (`phash`); 0 where unknown.
         sketch: uint8 [rows, SKETCH_BYTES], what near duplicates are searched by (`sketch`); 0 where unknown.
@@ -65,3 +121,133 @@ class Facts:
         """One measure, float32 [rows]; NaN where unknown."""
         column: NDArray[np.float32] = self.measures[:, MEASURES.index(name)]
         return column
+
+    @classmethod
+    def unknown(cls, num_rows: int) -> "Facts":
+        """Facts of rows of which nothing is known yet, to be filled in."""
+        return cls(
+            is_known=np.zeros(num_rows, np.bool_),
+            format=np.full(num_rows, None, object),
+            notes=np.full(num_rows, "", object),
+            num_bytes=np.full(num_rows, np.nan),
+            width_px=np.full(num_rows, np.nan),
+            height_px=np.full(num_rows, np.nan),
+            measures=np.full((num_rows, len(MEASURES)), np.nan, np.float32),
+            phash=np.zeros(num_rows, np.uint64),
+            sketch=np.zeros((num_rows, SKETCH_BYTES), np.uint8),
+        )
+
+    def fill(self, rows: Sequence[int], records: Sequence[bytes]) -> None:
+        """Fill in what was kept of some rows."""
+        found, some = np.frombuffer(b"".join(records), RECORD), np.array(rows, np.int64)
+        self.is_known[some] = True
+        for name in RECORD.names or ():
+            getattr(self, name)[some] = found[name]
+
+    def phash_texts(self) -> NDArray[np.object_]:
+        """The perceptual hashes as a manifest holds them, object [rows]: 16 hexadecimal digits; None where unknown."""
+        digits = self.phash.astype(">u8").tobytes().hex()
+        texts = np.full(len(self.phash), None, object)
+        for row in np.flatnonzero(self.is_known).tolist():
+            texts[row] = digits[16 * row : 16 * row + 16]
+        return texts
+
+
+def record(measured: Measured, width_px: int, height_px: int) -> bytes:
+    """The facts of a sample as they are kept; one of `RECORD`."""
+    head = _RECORD_HEAD.pack(width_px, height_px, measured.phash)
+    return head + measured.values.astype("<f4", copy=False).tobytes() + measured.sketch.tobytes()
+
+
+def measure(pixels: NDArray[np.uint8]) -> Measured:
+    """Measure one sample.
+
+    Args:
+        pixels: uint8 [height, width, 3], sRGB, upright.
+    """
+    image = Image.fromarray(pixels)
+    grey = image.convert("L")
+    luma = np.asarray(grey)
+    reduced = _reduced(grey, luma)
+    coarse = _coarse(image, pixels)
+    values = (*_of_histogram(np.array(grey.histogram())), _sharpness(reduced), _saturation(coarse), *_of_border(luma))
+    return Measured(np.array(values, np.float32), phash(grey), sketch(reduced))
+
+
+def phash(luma: Image.Image) -> int:
+    """The perceptual hash of a luma picture, mode L: 64 bits, the first coefficient's being the highest.
+
+    Source: N. Krawetz, "Looks Like It" (The Hacker Factor Blog, 2011), as the library imagehash computes it: the lowest
+    8 x 8 coefficients of the cosine transform at 32 x 32 pixels, each against their median. Written as
+    `f"{phash:016x}"` it is what `str(imagehash.phash(image))` gives.
+    """
+    small = np.asarray(luma.resize((_HASHED_SIDE_PX, _HASHED_SIDE_PX), Image.Resampling.LANCZOS))
+    low = (_COSINES @ small @ _COSINES.T).round(_NOISE_DIGITS).ravel()
+    # The median by hand: numpy's own takes longer than everything else here.
+    ordered = low.copy()
+    ordered.partition((31, 32))
+    return int.from_bytes(np.packbits(low > (ordered[31] + ordered[32]) / 2.0).tobytes(), "big")
+
+
+def _reduced(grey: Image.Image, luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The luma at a shorter side of at most `REDUCED_SIDE_PX`."""
+    height, width = luma.shape
+    scale = max(min(width, height) / REDUCED_SIDE_PX, math.sqrt(width * height / REDUCED_PIXELS))
+    if scale <= 1.0:
+        return luma
+    size = max(1, int(width / scale)), max(1, int(height / scale))
+    return np.asarray(grey.resize(size, Image.Resampling.BOX, reducing_gap=2.0))
+
+
+def _coarse(image: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colours at a shorter side of 32 to 63 px."""
+    factor = min(image.size) // _GREY_SIDE_PX
+    return np.asarray(image.reduce(factor)) if factor > 1 else pixels
+
+
+def _of_histogram(counts: NDArray[np.int64]) -> tuple[float, ...]:
+    num_pixels = int(counts.sum())
+    brightness, square, dark, bright = ((counts @ _TABLE) / num_pixels).tolist()
+    found = counts[counts > 0]
+    num_values = len(found)
+    contrast = math.sqrt(max(0.0, square - brightness**2)) if num_values > 1 else 0.0
+    entropy = max(0.0, math.log2(num_pixels) - float(found @ np.log2(found)) / num_pixels)
+    found.sort()
+    top_two = int(found[-2:].sum()) / num_pixels
+    return brightness, contrast, entropy, num_values, top_two, dark, bright
+
+
+def _sharpness(luma: NDArray[np.uint8]) -> float:
+    if min(luma.shape) < 3:
+        return 0.0
+    values = luma.astype(np.float32)
+    edges = values[1:-1, 1:-1] * np.float32(-4.0)
+    edges += values[:-2, 1:-1]
+    edges += values[2:, 1:-1]
+    edges += values[1:-1, :-2]
+    edges += values[1:-1, 2:]
+    spread = _spread(values)
+    return _spread(edges) / spread if spread > 0.0 else 0.0
+
+
+def _spread(values: NDArray[np.float32]) -> float:
+    """The standard deviation."""
+    flat = values.ravel()
+    flat = flat - np.float32(float(np.add.reduce(flat)) / flat.size)
+    return math.sqrt(float(flat @ flat) / flat.size)
+
+
+def _saturation(pixels: NDArray[np.uint8]) -> float:
+    red, green, blue = pixels[:, :, 0], pixels[:, :, 1], pixels[:, :, 2]
+    largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return int((largest - smallest).sum()) / (255.0 * largest.size)
+
+
+def _of_border(luma: NDArray[np.uint8]) -> tuple[float, float]:
+    parts = [luma[0], luma[1:-1, 0]]
+    if luma.shape[0] > 1:
+        parts.append(luma[-1])
+    if luma.shape[1] > 1:
+        parts.append(luma[1:-1, -1])
+    ring = np.concatenate(parts)
+    return int(ring.sum()) / (255.0 * ring.size), _spread(ring.astype(np.float32)) / 255.0

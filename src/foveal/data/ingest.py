@@ -1,11 +1,11 @@
-"""The one decode pass: every file read, hashed and decoded once, its pixels kept in the store."""
+"""The one decode pass: every file read, hashed, decoded and measured once, its pixels kept in the store."""
 
 import os
-import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,15 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.cache import cache_folder
+from foveal.data.facts import Facts
 from foveal.data.manifest import Manifest
-from foveal.data.store import RECENT_SECONDS, ImageFacts, PixelSource, Place, Store, form_name, policy_name
+from foveal.data.reading import Found, Reader, Recipe, Sample, Wanted
+from foveal.data.reading_processes import Read, reading_processes
+from foveal.data.store import RECENT_SECONDS, ImageFacts, PixelSource, Place, SampleFacts, Store, Writer
 from foveal.errors import DataError
-from foveal.files import sha256_bytes, sha256_file
-from foveal.pixels.policy import Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
+from foveal.pixels.policy import ImageRejectedError
 from foveal.progress import Progress, Silence
 from foveal.types import Box
 
-READ_AT_ONCE_BYTES = 64 << 20
+__all__ = ["DecodedPixels", "Ingested", "Recipe", "ingest"]
+
+PROCESSES_FROM_FILES = 2000
+"""Where fewer are left to read, threads are done before processes have started."""
+
+_LOOKED_UP_AT_ONCE = 4096
+_FILES_AT_ONCE = 64
+_BYTES_AT_ONCE = 2 << 20
+_PIXEL_BYTES_AT_ONCE = 4 << 20
+"""A worker is given so many files at once, fewer of large ones, so that memory stays flat and a bar moves."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,9 @@ class Ingested:
     """What the decode pass made of a manifest.
 
     Attributes:
-        manifest: the same rows with hash, size and mode, and with the unusable ones quarantined.
+        manifest: the same rows with hash, perceptual hash, size and mode, and with the unusable ones quarantined.
         source: the stored form of each usable row.
+        facts: what was measured of each usable row.
         num_decoded: files that had to be decoded now.
         num_from_store: files that were known already: of which nothing was read, or of which no more was needed than
             the hash, since they were moved, copied or touched.
@@ -38,57 +50,21 @@ class Ingested:
 
     manifest: Manifest
     source: PixelSource
+    facts: Facts
     num_decoded: int
     num_from_store: int
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a file becomes its stored form."""
-
-    geometry: Geometry
-    policy: PixelPolicy = field(default_factory=PixelPolicy)
-    margin: float = 0.0
-
-    def load(self, path: Path, box: Box | None) -> NDArray[np.uint8]:
-        """Read, decode, crop and scale one sample.
-
-        Returns:
-            uint8 [height, width, 3], sRGB, 0..255.
-
-        Raises:
-            ImageRejectedError: the file or the box is unusable.
-            OSError: the file cannot be read.
-        """
-        pixels = decode(path, self.policy).pixels
-        return to_store(pixels if box is None else crop_box(pixels, box, self.margin), self.geometry)
-
-
-@dataclass
+@dataclass(slots=True)
 class _File:
     """One file with the rows that it serves, and the box of each."""
 
-    path: Path
+    path: str
+    key: bytes
     rows: list[int] = field(default_factory=list)
     boxes: list[Box | None] = field(default_factory=list)
     num_bytes: int = 0
     modified_ns: int = 0
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What the store knows of a content, with a place for each of the samples that are wanted of it."""
-
-    facts: ImageFacts
-    places: Sequence[Place | None]
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """What a worker found out of a content, with box, pixels and fault of each sample; none where it is unusable."""
-
-    facts: ImageFacts
-    samples: tuple[tuple[Box | None, NDArray[np.uint8] | None, str | None], ...] = ()
 
 
 class DecodedPixels:
@@ -146,21 +122,11 @@ def _ingest(
     num_workers: int,
     progress: Progress,
 ) -> Ingested:
-    paths, boxes = manifest.absolute_paths(), manifest.boxes()
-    form, policy = form_name(recipe.geometry, recipe.policy, recipe.margin), policy_name(recipe.policy)
-
-    def look_up(sha256: str, samples: Sequence[Box | None]) -> _Known | None:
-        return _look_up(store, sha256, samples, form, policy, need_pixels=keep_pixels)
-
+    boxes = manifest.boxes()
+    reader = Reader(store, recipe, keep_pixels=keep_pixels)
     filled = _Filled(manifest)
-    files, todo = _files(manifest, paths, boxes), []
-    for file in files:
-        sha256 = _known_hash(store, file)
-        known = look_up(sha256, file.boxes) if sha256 else None
-        if known is None:
-            todo.append(file)
-        else:
-            filled.add(file.rows, known.facts, known.places)
+    files = _files(manifest, boxes)
+    todo = _look_up(files, store, reader, filled)
     store.touch(filled.shards())
     num_decoded = num_unreadable = 0
     if todo:
@@ -169,27 +135,43 @@ def _ingest(
                 store, 3 * recipe.geometry.store_px**2 * sum(len(file.rows) for file in todo), cap_bytes, progress
             )
         touched = time.monotonic()
-        with store.writer(form) as writer, progress.bar("Decoding", len(todo), "files") as bar:
-            for file, read in _read_all(todo, recipe, look_up, keep_pixels, num_workers):
-                bar.advance()
-                if isinstance(read, str):
-                    filled.quarantine(file.rows, read)
-                    num_unreadable += 1
-                    continue
-                writer.add_file(os.fsencode(file.path), file.num_bytes, file.modified_ns, read.facts, policy)
-                if isinstance(read, _Known):
-                    filled.add(file.rows, read.facts, read.places)
-                else:
-                    num_decoded += 1
-                    filled.add(file.rows, read.facts, [writer.add_pixels(read.facts.sha256, *s) for s in read.samples])
+        with (
+            store.writer(reader.form) as writer,
+            _workers(reader, len(todo), num_workers) as read,
+            progress.bar("Decoding", len(todo), "files") as bar,
+        ):
+            pixel_bytes = 3 * recipe.geometry.store_px**2 if keep_pixels else 0
+            for some, found in _read_all(_portions(todo, pixel_bytes), read, num_workers):
+                for file, one in zip(some, found, strict=True):
+                    num_decoded += one.is_new
+                    num_unreadable += one.image is None
+                    _take(file, one, reader, writer, filled)
+                bar.advance(len(some))
                 if time.monotonic() - touched > RECENT_SECONDS / 4:
                     store.touch(filled.shards())
                     touched = time.monotonic()
         if keep_pixels:
             _make_room(store, 0, cap_bytes, progress)  # oblong images take more than was reckoned
-    source: PixelSource = store.read(form, filled.places) if keep_pixels else DecodedPixels(paths, boxes, recipe)
+    source: PixelSource
+    if keep_pixels:
+        source = store.read(reader.form, filled.places)
+    else:
+        source = DecodedPixels(manifest.absolute_paths(), boxes, recipe)
     num_from_store = len(files) - num_decoded - num_unreadable
-    return Ingested(filled.manifest(), source, num_decoded=num_decoded, num_from_store=num_from_store)
+    facts = filled.facts()
+    return Ingested(filled.manifest(), source, facts, num_decoded=num_decoded, num_from_store=num_from_store)
+
+
+@contextmanager
+def _workers(reader: Reader, num_files: int, num_workers: int) -> Iterator[Read]:
+    """What reads a portion of files: in processes where that is worth their start, else in the thread that asks."""
+    if num_workers < 2 or num_files < PROCESSES_FROM_FILES:
+        yield reader.read
+        return
+    with reading_processes(
+        cache_folder(), reader.recipe, keep_pixels=reader.keep_pixels, num_processes=num_workers
+    ) as read:
+        yield read or reader.read
 
 
 def _make_room(store: Store, num_bytes: int, cap_bytes: int, progress: Progress) -> None:
@@ -197,60 +179,75 @@ def _make_room(store: Store, num_bytes: int, cap_bytes: int, progress: Progress)
         progress.say(f"The image store is full: {freed / (1 << 20):,.0f} MiB were deleted that lay unused for longest.")
 
 
-def _files(manifest: Manifest, paths: Sequence[Path], boxes: Sequence[Box | None]) -> list[_File]:
-    files: dict[Path, _File] = {}
+def _files(manifest: Manifest, boxes: Sequence[Box | None]) -> list[_File]:
+    # As text: a million `Path`s take seconds.
+    root, texts = os.fspath(manifest.images_root), manifest.column("path").tolist()
+    files: dict[str, _File] = {}
     for row in manifest.usable().tolist():
-        file = files.setdefault(paths[row], _File(paths[row]))
+        text = texts[row]
+        file = files.get(text)
+        if file is None:
+            path = os.path.join(root, text)  # noqa: PTH118
+            file = files[text] = _File(path, os.fsencode(path))
         file.rows.append(row)
         file.boxes.append(boxes[row])
     return list(files.values())
 
 
-def _known_hash(store: Store, file: _File) -> str | None:
-    """The file's hash, if it has not changed since it was read."""
-    try:
-        status = file.path.stat()
-    except OSError:
-        return None  # the worker will say why
-    file.num_bytes, file.modified_ns = status.st_size, status.st_mtime_ns
-    return store.known_hash(os.fsencode(file.path), file.num_bytes, file.modified_ns)
+def _look_up(files: Sequence[_File], store: Store, reader: Reader, filled: "_Filled") -> list[_File]:
+    """Fill in what is known of files that have not changed since they were read; the others are left to do."""
+    todo = []
+    for start in range(0, len(files), _LOOKED_UP_AT_ONCE):
+        some = files[start : start + _LOOKED_UP_AT_ONCE]
+        for file in some:
+            try:
+                status = os.stat(file.path)  # noqa: PTH116
+            except OSError:
+                continue  # the worker will say why
+            file.num_bytes, file.modified_ns = status.st_size, status.st_mtime_ns
+        hashes = store.known_hashes([(file.key, file.num_bytes, file.modified_ns) for file in some])
+        hashed = [(file, sha256) for file, sha256 in zip(some, hashes, strict=True) if sha256]
+        found = iter(reader.known([(sha256, file.boxes) for file, sha256 in hashed]))
+        for file, sha256 in zip(some, hashes, strict=True):
+            one = next(found) if sha256 else None
+            if one is None or one.image is None:
+                todo.append(file)
+            else:
+                filled.add(file, one.image, one.samples)
+    return todo
 
 
-def _look_up(
-    store: Store, sha256: str, boxes: Sequence[Box | None], form: str, policy: str, *, need_pixels: bool
-) -> _Known | None:
-    """What the store knows of a content; None where anything is missing and it must be decoded."""
-    facts = store.facts(sha256, policy)
-    if facts is None:
-        return None
-    if facts.reason:
-        return _Known(facts, [None] * len(boxes))
-    places = [store.place(form, sha256, box) for box in boxes]
-    for place, box in zip(places, boxes, strict=True):
-        if place is None:
-            # Whether a box is usable has to be seen once; a whole image is, as the facts say.
-            enough = box is None and not need_pixels
-        else:
-            enough = bool(place.shard or place.reason) or not need_pixels
-        if not enough:
-            return None
-    return _Known(facts, places)
+def _portions(files: Sequence[_File], pixel_bytes: int) -> Iterator[list[_File]]:
+    """Files in the portions that workers are given.
+
+    Args:
+        files: all that are to be read.
+        pixel_bytes: what a worker hands back for one sample, about.
+    """
+    portion: list[_File] = []
+    num_bytes = num_pixel_bytes = 0
+    for file in files:
+        portion.append(file)
+        num_bytes += file.num_bytes
+        num_pixel_bytes += pixel_bytes * len(file.rows)
+        if len(portion) >= _FILES_AT_ONCE or num_bytes > _BYTES_AT_ONCE or num_pixel_bytes > _PIXEL_BYTES_AT_ONCE:
+            yield portion
+            portion, num_bytes, num_pixel_bytes = [], 0, 0
+    if portion:
+        yield portion
 
 
 def _read_all(
-    files: Sequence[_File],
-    recipe: Recipe,
-    look_up: Callable[[str, Sequence[Box | None]], _Known | None],
-    keep_pixels: bool,
-    num_workers: int,
-) -> Iterator[tuple[_File, _Known | _Decoded | str]]:
+    portions: Iterator[list[_File]], read: Read, num_workers: int
+) -> Iterator[tuple[list[_File], list[Found]]]:
     """Read files in parallel, in order, with a bounded number under way, so that memory stays flat."""
-    under_way: deque[tuple[_File, Future[_Known | _Decoded | str]]] = deque()
+    under_way: deque[tuple[list[_File], Future[list[Found]]]] = deque()
     with ThreadPoolExecutor(num_workers, thread_name_prefix="decode") as pool:
         try:
-            for file in files:
-                under_way.append((file, pool.submit(_read, file.path, file.boxes, recipe, look_up, keep_pixels)))
-                if len(under_way) >= 8 * num_workers:
+            for portion in portions:
+                wanted = [Wanted(file.path, tuple(file.boxes)) for file in portion]
+                under_way.append((portion, pool.submit(read, wanted)))
+                if len(under_way) >= 3 * num_workers:
                     head, future = under_way.popleft()
                     yield head, future.result()
             while under_way:
@@ -260,72 +257,95 @@ def _read_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(
-    path: Path,
-    boxes: Sequence[Box | None],
-    recipe: Recipe,
-    look_up: Callable[[str, Sequence[Box | None]], _Known | None],
-    keep_pixels: bool,
-) -> _Known | _Decoded | str:
-    """What one file is, or why it cannot be read; a content that is known by another name is not decoded again."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "cannot be read: not a regular file"  # opening a named pipe would wait for ever
-        content = path.read_bytes() if status.st_size <= READ_AT_ONCE_BYTES else path
-        sha256 = sha256_bytes(content) if isinstance(content, bytes) else sha256_file(path)
-        known = look_up(sha256, boxes)
-        if known is not None:
-            return known
-        decoded = decode(content, recipe.policy)
-    except ImageRejectedError as error:
-        return _Decoded(ImageFacts(sha256, reason=str(error)))
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    height, width = decoded.pixels.shape[:2]
-    facts = ImageFacts(sha256, width, height, decoded.mode, decoded.format, "; ".join(decoded.notes))
-    samples: list[tuple[Box | None, NDArray[np.uint8] | None, str | None]] = []
-    for box in boxes:
-        try:
-            pixels = decoded.pixels if box is None else crop_box(decoded.pixels, box, recipe.margin)
-            samples.append((box, to_store(pixels, recipe.geometry) if keep_pixels else None, None))
-        except ImageRejectedError as error:
-            samples.append((box, None, str(error)))
-    return _Decoded(facts, tuple(samples))
+def _take(file: _File, found: Found, reader: Reader, writer: Writer, filled: "_Filled") -> None:
+    """Keep what was found out about a file, in the store and in the manifest."""
+    image = found.image
+    if image is None:
+        filled.quarantine(file.rows, found.unreadable)
+        return
+    writer.add_file(file.key, file.num_bytes, file.modified_ns, image, reader.policy)
+    samples = found.samples
+    if found.is_new:
+        samples = tuple(
+            _keep_sample(image.sha256, box, sample, reader, writer)
+            for box, sample in zip(file.boxes, samples, strict=False)
+        )
+        if found.jpeg_check:
+            writer.add_facts(image.sha256, reader.policy, "", SampleFacts(b"", 0, found.jpeg_check))
+    filled.add(file, image, samples)
+
+
+def _keep_sample(sha256: str, box: Box | None, sample: Sample, reader: Reader, writer: Writer) -> Sample:
+    if sample.facts:
+        writer.add_facts(sha256, reader.policy, reader.facts_key(box), sample.facts)
+    if sample.pixels is None and not sample.fault:
+        return sample
+    return Sample(writer.add_pixels(sha256, box, sample.pixels, sample.fault), sample.facts)
 
 
 class _Filled:
-    """What the decode pass fills: columns of the manifest, and each row's place in the store."""
-
-    _NAMES = ("width", "height", "mode", "sha256", "status", "reason")
+    """What the decode pass fills: columns of the manifest, facts, and each row's place in the store."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._columns = {name: manifest.column(name).astype(object) for name in self._NAMES}
+        self._texts = {name: manifest.column(name).copy() for name in ("mode", "sha256", "status", "reason")}
+        self._sizes = {name: manifest.column(name).copy() for name in ("width", "height")}
+        self._facts = Facts.unknown(len(manifest))
+        self._measured: list[tuple[int, _File, ImageFacts, bytes]] = []
+        self._same: dict[str | None, str | None] = {}
         self.places: list[Place | None] = [None] * len(manifest)
 
-    def add(self, rows: Sequence[int], facts: ImageFacts, places: Sequence[Place | None]) -> None:
-        for row in rows:
-            self._columns["sha256"][row] = facts.sha256
-            self._columns["width"][row] = facts.width
-            self._columns["height"][row] = facts.height
-            self._columns["mode"][row] = facts.mode
-        if facts.reason:
-            self.quarantine(rows, facts.reason)
+    def add(self, file: _File, image: ImageFacts, samples: Sequence[Sample]) -> None:
+        if image.reason:
+            self._texts["sha256"][file.rows] = image.sha256
+            self._facts.num_bytes[file.rows] = file.num_bytes
+            self.quarantine(file.rows, image.reason)
             return
-        for row, place in zip(rows, places, strict=True):
-            self.places[row] = place
-            if place and place.reason:
-                self.quarantine([row], place.reason)
+        for row, sample in zip(file.rows, samples, strict=True):
+            self.places[row] = sample.place
+            if sample.facts:
+                self._measured.append((row, file, image, sample.facts.record))
+            elif sample.place and sample.place.reason:
+                self._fill_image([row], [file], [image])
+                self.quarantine([row], sample.place.reason)
+        if len(self._measured) >= _LOOKED_UP_AT_ONCE:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Fill in by column what has come together; one by one takes ten times as long."""
+        if not self._measured:
+            return
+        rows, files, images, records = zip(*self._measured, strict=True)
+        self._measured.clear()
+        self._fill_image(rows, files, images)
+        self._facts.fill(rows, records)
+        self._facts.format[[*rows]] = self._shared(image.format for image in images)
+        self._facts.notes[[*rows]] = self._shared(image.notes for image in images)
+
+    def _fill_image(self, rows: Sequence[int], files: Sequence[_File], images: Sequence[ImageFacts]) -> None:
+        some = [*rows]
+        self._texts["sha256"][some] = [image.sha256 for image in images]
+        self._texts["mode"][some] = self._shared(image.mode for image in images)
+        self._sizes["width"][some] = [image.width for image in images]
+        self._sizes["height"][some] = [image.height for image in images]
+        self._facts.num_bytes[some] = [file.num_bytes for file in files]
+
+    def _shared(self, texts: Iterable[str | None]) -> list[str | None]:
+        """The same texts, those that are equal being one in memory."""
+        return [self._same.setdefault(text, text) for text in texts]
 
     def quarantine(self, rows: Sequence[int], reason: str) -> None:
         for row in rows:
-            self._columns["status"][row] = "quarantined"
-            self._columns["reason"][row] = reason
+            self._texts["status"][row] = "quarantined"
+            self._texts["reason"][row] = reason
 
     def shards(self) -> set[str]:
         """Where the samples lie."""
         return {place.shard for place in self.places if place and place.shard}
 
+    def facts(self) -> Facts:
+        self._fill()
+        return self._facts
+
     def manifest(self) -> Manifest:
-        return self._manifest.with_columns(**self._columns)
+        return self._manifest.with_columns(**self._texts, **self._sizes, phash=self.facts().phash_texts())

@@ -1,19 +1,33 @@
 """The split into train, val and test: seeded, stratified by class, and never through what belongs together."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.class_names import exclude_option
+from foveal.data.components import components
 from foveal.data.manifest import Manifest
-from foveal.data.stratify import stratify
+from foveal.data.stratify import share_by_hash, stratify
 from foveal.errors import ConfigError, DataError
 from foveal.types import SPLITS
 
+Method = Literal["stratified", "hashed"]
+
+COPIES = "copies-"
+"""What the name of a group begins with that nobody named: copies of one picture, or boxes of one photograph."""
+
+_OF_COPIES = re.compile(COPIES + r"[0-9a-f]{8}(?:[0-9a-f]{8})?")
 _NONE = len(SPLITS)
+
+
+def is_of_copies(group: str) -> bool:
+    """Whether a group has its name from a union of mere copies, so that nobody gave it."""
+    return _OF_COPIES.fullmatch(group) is not None
 
 
 def siblings(manifest: Manifest) -> NDArray[np.int64]:
@@ -33,9 +47,6 @@ def siblings(manifest: Manifest) -> NDArray[np.int64]:
 def connected(num_rows: int, codes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Rows that share a code in any of several columns, directly or by way of others.
 
-    Source: hooking and pointer jumping, as in Y. Shiloach, U. Vishkin, "An O(log n) Parallel Connectivity Algorithm",
-    Journal of Algorithms 3, 1982; here over whole arrays.
-
     Args:
         num_rows: how many rows there are.
         codes: int64 [rows] each; -1 where a row shares nothing.
@@ -51,18 +62,7 @@ def connected(num_rows: int, codes: Sequence[NDArray[np.int64]]) -> NDArray[np.i
         ends.append((order[:-1][same], order[1:][same]))
     left = np.concatenate([pair[0] for pair in ends]) if ends else np.empty(0, dtype=np.int64)
     right = np.concatenate([pair[1] for pair in ends]) if ends else left
-    root = np.arange(num_rows)
-    while True:
-        low, high = np.minimum(root[left], root[right]), np.maximum(root[left], root[right])
-        open_ends = low != high
-        if not open_ends.any():
-            break
-        left, right = left[open_ends], right[open_ends]
-        np.minimum.at(root, high[open_ends], low[open_ends])
-        while not np.array_equal(jumped := root[root], root):
-            root = jumped
-    _, component = np.unique(root, return_inverse=True)
-    return component.astype(np.int64)
+    return components(num_rows, left, right)
 
 
 def straddling(manifest: Manifest) -> NDArray[np.bool_]:
@@ -82,6 +82,7 @@ class _Plan:
         component: int64 [rows], which rows belong together.
         inherited: int64 [rows], the split that a row gets by its siblings or keeps; -1 where it is drawn.
         drawn: bool [rows], the rows to draw for.
+        placed: int64 [splits, classes], rows that keep a place from an earlier draw and count for the shares.
         is_trained: bool [classes], classes that are in train whatever is drawn.
     """
 
@@ -89,16 +90,29 @@ class _Plan:
     component: NDArray[np.int64]
     inherited: NDArray[np.int64]
     drawn: NDArray[np.bool_]
+    placed: NDArray[np.int64]
     is_trained: NDArray[np.bool_]
 
 
-def split(manifest: Manifest, *, val_fraction: float, test_fraction: float, seed: int) -> Manifest:
+def split(
+    manifest: Manifest,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    method: Method = "stratified",
+    known: NDArray[np.int64] | None = None,
+    identity: NDArray[np.uint64] | None = None,
+    num_train_groups: int = 1,
+) -> Manifest:
     """Give every usable row a split; what the data brings is kept.
 
     - Rows without a split get one: those with a sibling in a given split join it, the others are shared out. A split
       that is given is complete: where val is given, none is drawn, and the same with test.
     - Where all rows have a split but none is val (or test), as in folders of train/ and test/, it is drawn from train.
     - Quarantined rows have none.
+    - Rows that an earlier draw has placed (`known`) stay, their new siblings join them, and what is new makes up the
+      shares.
 
     The draw is stratified by class and keeps siblings together. It depends on the rows and the seed, not on the order.
 
@@ -107,23 +121,35 @@ def split(manifest: Manifest, *, val_fraction: float, test_fraction: float, seed
         val_fraction: share of what is drawn from that goes to val, where val is not given; 0 for none.
         test_fraction: the same for test.
         seed: decides the draw.
+        method: `hashed` lets the part of a group depend on nothing but its identity and the seed.
+        known: int64 [rows], the place in `SPLITS` that an earlier draw gave a row; -1 where there is none.
+        identity: uint64 [rows], as from `identities`, which is taken if not given.
+        num_train_groups: how many independent groups of each class must be left to train on, as for folds.
 
     Raises:
         DataError: there are fewer than two classes, nothing to train on, or classes with too few independent groups.
         ConfigError: the fractions leave nothing to train on.
     """
-    plan = _plan(manifest, val_fraction, test_fraction)
+    plan = _plan(manifest, val_fraction, test_fraction, known)
     labels = manifest.label_ids()
-    _check(manifest, labels, plan)
+    _check(manifest, labels, plan, num_train_groups)
     codes = plan.inherited.copy()
     rows = np.flatnonzero(plan.drawn)
     if rows.size:
         parts = [code for code in range(len(SPLITS)) if plan.fractions[code] > 0]
         shares = [plan.fractions[code] for code in parts]
-        places = stratify(plan.component[rows], labels[rows], _identities(manifest)[rows], shares, seed=seed)
+        identity = identities(manifest) if identity is None else identity
+        group, label, own = plan.component[rows], labels[rows], identity[rows]
+        if method == "hashed":
+            places = share_by_hash(group, own, shares, seed=seed)
+        else:
+            places = stratify(group, label, own, shares, seed=seed, placed=plan.placed[parts])
         codes[rows] = np.asarray(parts)[places]
     names = np.array([*SPLITS, None], dtype=object)  # the code -1 is the last
-    return manifest.with_columns(split=names[codes])
+    divided = manifest.with_columns(split=names[codes])
+    if method == "hashed":
+        _refuse_untrained(divided, labels)
+    return divided
 
 
 def check_splittable(manifest: Manifest, *, val_fraction: float = 0.15, test_fraction: float = 0.15) -> None:
@@ -136,7 +162,9 @@ def check_splittable(manifest: Manifest, *, val_fraction: float = 0.15, test_fra
     _check(manifest, manifest.label_ids(), _plan(manifest, val_fraction, test_fraction))
 
 
-def _plan(manifest: Manifest, val_fraction: float, test_fraction: float) -> _Plan:
+def _plan(
+    manifest: Manifest, val_fraction: float, test_fraction: float, known: NDArray[np.int64] | None = None
+) -> _Plan:
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ConfigError(
             "data.val_fraction and data.test_fraction leave nothing to train on.",
@@ -154,21 +182,36 @@ def _plan(manifest: Manifest, val_fraction: float, test_fraction: float) -> _Pla
         for code, fraction in ((1, val_fraction), (2, test_fraction))
     )
     component = siblings(manifest)
-    fixed = usable & ~drawn
-    by_component = np.full(len(manifest), _NONE)
-    # Of several splits among the siblings the first, train: a sample that leaks anyway must not be tested on.
-    np.minimum.at(by_component, component[fixed], codes[fixed])
-    of_siblings = by_component[component]
-    inherited = np.where(fixed, codes, -1)
-    joins = drawn & (of_siblings < _NONE)
-    inherited[joins] = of_siblings[joins] if waiting.any() else 0
-    is_trained = np.zeros(len(manifest.class_names), dtype=np.bool_)
-    is_trained[manifest.label_ids()[inherited == 0]] = True
+    known = np.full(len(manifest), -1) if known is None else known
+    fixed, stays = usable & ~drawn, drawn & (known >= 0)
+    of_given, of_known = _least_of(component, codes, fixed), _least_of(component, known, stays)
+    inherited = np.where(fixed, codes, np.where(stays, known, -1))
+    free = drawn & ~stays
+    joins = free & (of_given < _NONE)
+    inherited[joins] = of_given[joins] if waiting.any() else 0
+    joins_known = free & ~joins & (of_known < _NONE)
+    inherited[joins_known] = of_known[joins_known]
+    labels, num_classes = manifest.label_ids(), len(manifest.class_names)
+    is_trained = np.zeros(num_classes, dtype=np.bool_)
+    is_trained[labels[inherited == 0]] = True
+    counted = stays | joins_known
+    placed = np.zeros((len(SPLITS), num_classes), dtype=np.int64)
+    np.add.at(placed, (inherited[counted], labels[counted]), 1)
     fractions = (1.0 - share_val - share_test, share_val, share_test)
-    return _Plan(fractions, component, inherited, drawn & ~joins, is_trained)
+    return _Plan(fractions, component, inherited, free & ~joins & ~joins_known, placed, is_trained)
 
 
-def _check(manifest: Manifest, labels: NDArray[np.int64], plan: _Plan) -> None:
+def _least_of(component: NDArray[np.int64], codes: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The least code among those rows that are siblings of each row, int64 [rows]; `_NONE` where there is none.
+
+    Of several splits that is train: a sample that leaks anyway must not be tested on.
+    """
+    least = np.full(len(component), _NONE)
+    np.minimum.at(least, component[rows], codes[rows])
+    return least[component]
+
+
+def _check(manifest: Manifest, labels: NDArray[np.int64], plan: _Plan, num_train_groups: int = 1) -> None:
     names = manifest.class_names
     counts = np.bincount(labels[manifest.is_usable()], minlength=len(names))
     if np.count_nonzero(counts) < 2:
@@ -178,7 +221,8 @@ def _check(manifest: Manifest, labels: NDArray[np.int64], plan: _Plan) -> None:
             fix="add images of another class.",
         )
     num_drawn = sum(fraction > 0 for fraction in plan.fractions[1:])
-    needed = num_drawn + ~plan.is_trained
+    # What an earlier draw has placed is not refused now for what it lacked then, unless nothing of it is in train.
+    needed = np.where(plan.placed.any(axis=0), 0, num_drawn) + num_train_groups * ~plan.is_trained
     pairs = np.unique(np.stack([plan.component[plan.drawn], labels[plan.drawn]]), axis=1)
     num_groups = np.bincount(pairs[1], minlength=len(names))
     num_samples = np.bincount(labels[plan.drawn], minlength=len(names))
@@ -187,7 +231,8 @@ def _check(manifest: Manifest, labels: NDArray[np.int64], plan: _Plan) -> None:
         wanted = [name for name, fraction in zip(SPLITS, plan.fractions, strict=True) if fraction > 0]
         raise DataError(
             f"{len(short)} of {len(names)} classes are too small to be split into {', '.join(wanted)}: "
-            "each split needs a sample, and samples of one group, photograph or content stay together.",
+            "each split needs a sample, and samples of one group, photograph or content stay together."
+            + (f" Each of {num_train_groups} folds needs one, too." if num_train_groups > 1 else ""),
             problems=[
                 f"class {names[i]!r}: {num_samples[i]} samples in {num_groups[i]} independent groups, not {needed[i]}"
                 for i in short
@@ -197,13 +242,32 @@ def _check(manifest: Manifest, labels: NDArray[np.int64], plan: _Plan) -> None:
         )
 
 
-def _identities(manifest: Manifest) -> NDArray[np.uint64]:
-    """A hash of each row's group, or of its path where it has none, uint64 [rows]."""
+def _refuse_untrained(manifest: Manifest, labels: NDArray[np.int64]) -> None:
+    names = manifest.class_names
+    counts = [np.bincount(labels[manifest.of_split(part)], minlength=len(names)) for part in SPLITS]
+    untrained = np.flatnonzero(counts[0] == 0)
+    if untrained.size:
+        raise DataError(
+            f"split.method=hashed leaves {len(untrained)} of {len(names)} classes without a sample in train.",
+            problems=[
+                f"class {names[i]!r}: " + ", ".join(f"{counts[k][i]} in {part}" for k, part in enumerate(SPLITS))
+                for i in untrained
+            ],
+            fix="--set split.method=stratified gives every part its share; or choose another --seed.",
+        )
+
+
+def identities(manifest: Manifest) -> NDArray[np.uint64]:
+    """A hash of what each row is, uint64 [rows]: of its group, or of its path where nobody gave it one.
+
+    That a union of copies was found does not change what the rows are, so its name does not count.
+    """
     known: dict[tuple[bool, str], int] = {}
     result = np.empty(len(manifest), dtype=np.uint64)
     columns = (manifest.table[name].to_pylist() for name in ("group", "path"))
     for row, (group, path) in enumerate(zip(*columns, strict=True)):
-        key = (group is not None, path if group is None else group)
+        is_given = group is not None and not is_of_copies(group)
+        key = (is_given, group if is_given else path)
         value = known.get(key)
         if value is None:
             digest = hashlib.sha256(f"{key[0]:d}{key[1]}".encode()).digest()

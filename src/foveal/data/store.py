@@ -2,8 +2,8 @@
 
 An image is kept in the form that `pixels.to_store` gives it, under a key made of its content's SHA-256, its box, the
 geometry and the version of the pixel policy. Batches are slices of the maps. An index (SQLite, safe for many
-processes) says what lies where, and remembers each file's hash by path, size and modification time, so that a second
-run reads nothing but the index.
+processes) says what lies where, and remembers each file's hash by path, size and modification time and what was
+measured of each sample, so that a second run reads nothing but the index.
 
 Crash safety: shards only grow, and pixels are on disk before the index speaks of them. What a killed process left
 behind its last commit is never referred to, and a shard that is shorter than the index says, or gone, counts as not
@@ -15,14 +15,14 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.store_index import Change, Index
+from foveal.data.store_index import Index
 from foveal.errors import ArtifactError
 from foveal.files import sha256_bytes
 from foveal.pixels.policy import Geometry, PixelPolicy
@@ -34,10 +34,19 @@ RECENT_SECONDS = 3600.0
 COMMIT_BYTES = 64 << 20
 COMMIT_ROWS = 20_000
 COMMIT_SECONDS = 10.0
+_BUFFER_BYTES = 1 << 20
+
+# What belongs together is in one transaction; in which order does not matter.
+_INSERTS = {
+    "files": "INSERT OR REPLACE INTO files VALUES (?,?,?,?)",
+    "images": "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)",
+    "pixels": "INSERT OR REPLACE INTO pixels VALUES (?,?,?,?,?,?,?,?)",
+    "facts": "INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?)",
+    "shards": "INSERT OR REPLACE INTO shards VALUES (?,?,?)",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """What one decode taught about a file's content; `reason` is None where the image is usable."""
 
     sha256: str
@@ -49,12 +58,24 @@ class ImageFacts:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class SampleFacts(NamedTuple):
+    """What was measured of one sample.
+
+    Attributes:
+        record: one of `facts.RECORD`, as that version has it.
+        version: the `FACTS_VERSION` that made it.
+        jpeg_check: the `JPEG_CHECK_VERSION` that the file passed, or failed; 0 where it was not asked.
+    """
+
+    record: bytes
+    version: int
+    jpeg_check: int
+
+
+class Place(NamedTuple):
     """Where one stored image lies: bytes `start` onwards of a shard.
 
-    The shard is empty where no pixels are kept: with a `reason` where the box was unusable, else because none were
-    wanted.
+    The shard is empty where no pixels are kept: with a `reason` where the box was unusable.
     """
 
     shard: str
@@ -104,27 +125,33 @@ class Store:
         """Close the index; maps that were given out stay valid."""
         self._index.close()
 
-    def known_hash(self, path: bytes, num_bytes: int, modified_ns: int) -> str | None:
-        """The SHA-256 that a file had when it last was read, if it has not changed since."""
-        found = self._index.row("SELECT num_bytes, modified_ns, sha256 FROM files WHERE path = ?", (path,))
-        return str(found[2]) if found and (found[0], found[1]) == (num_bytes, modified_ns) else None
+    def known_hashes(self, files: Sequence[tuple[bytes, int, int]]) -> list[str | None]:
+        """The SHA-256 that each file had when it last was read, if it has not changed since.
 
-    def facts(self, sha256: str, policy: str) -> ImageFacts | None:
-        """What is known about a content under a policy."""
-        found = self._index.row(
-            "SELECT sha256, width, height, mode, format, notes, reason FROM images WHERE sha256 = ? AND policy = ?",
-            (sha256, policy),
-        )
-        return ImageFacts(*found) if found else None
+        Args:
+            files: path, number of bytes, and time of modification in nanoseconds.
+        """
+        statement = "SELECT path, num_bytes, modified_ns, sha256 FROM files WHERE path IN"
+        found = {row[:3]: row[3] for row in self._index.rows_of(statement, [file[0] for file in files])}
+        return [found.get(file) for file in files]
 
-    def place(self, form: str, sha256: str, box: Box | None) -> Place | None:
-        """Where an image lies in one form, if it is there and whole."""
-        found = self._index.row(
-            "SELECT shard, start, height, width, reason FROM pixels WHERE form = ? AND sha256 = ? AND box = ?",
-            (form, sha256, box_key(box)),
-        )
-        place = Place(*found) if found else None
-        return place if place and (not place.shard or self._is_whole(form, place)) else None
+    def contents(self, sha256s: Sequence[str], policy: str) -> dict[str, ImageFacts]:
+        """What is known about contents under a policy, by hash."""
+        columns = "sha256, width, height, mode, format, notes, reason"
+        statement = f"SELECT {columns} FROM images WHERE policy = ? AND sha256 IN"
+        return {row[0]: ImageFacts(*row) for row in self._index.rows_of(statement, sha256s, (policy,))}
+
+    def places(self, form: str, sha256s: Sequence[str]) -> dict[tuple[str, str], Place]:
+        """Where the samples of contents lie in one form, if they are there and whole, by hash and `box_key`."""
+        columns = "sha256, box, shard, start, height, width, reason"
+        statement = f"SELECT {columns} FROM pixels WHERE form = ? AND sha256 IN"
+        places = {(row[0], row[1]): Place(*row[2:]) for row in self._index.rows_of(statement, sha256s, (form,))}
+        return {key: place for key, place in places.items() if not place.shard or self._is_whole(form, place)}
+
+    def sample_facts(self, sha256s: Sequence[str], policy: str) -> dict[tuple[str, str], SampleFacts]:
+        """What was measured of the samples of contents, by hash and `box_key` with the margin."""
+        statement = "SELECT sha256, box, record, version, jpeg_check FROM facts WHERE policy = ? AND sha256 IN"
+        return {(row[0], row[1]): SampleFacts(*row[2:]) for row in self._index.rows_of(statement, sha256s, (policy,))}
 
     def _is_whole(self, form: str, place: Place) -> bool:
         """Whether the shard is there and reaches so far; bytes that are mapped but missing would kill the process."""
@@ -198,33 +225,31 @@ class Writer:
 
     def __init__(self, index: Index, folder: Path, form: str) -> None:
         self._index, self._folder, self._form = index, folder, form
-        self._changes: list[Change] = []
+        self._changes: dict[str, list[tuple[object, ...]]] = {table: [] for table in _INSERTS}
+        self._num_changes = 0
         self._open_shard()
 
     def _open_shard(self) -> None:
         self._shard = f"{uuid.uuid4().hex}.rgb"
         with self._explained():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._stream = (self._folder / self._shard).open("xb")
+            self._stream = (self._folder / self._shard).open("xb", buffering=_BUFFER_BYTES)
         self._end = self._committed_end = 0
         self._committed_at = time.monotonic()
 
     def add_file(self, path: bytes, num_bytes: int, modified_ns: int, facts: ImageFacts, policy: str) -> None:
         """Remember a file's hash and what its content is."""
-        self._changes.append(
-            ("INSERT OR REPLACE INTO files VALUES (?,?,?,?)", (path, num_bytes, modified_ns, facts.sha256))
-        )
-        values = (facts.sha256, policy, facts.width, facts.height, facts.mode, facts.format, facts.notes, facts.reason)
-        self._changes.append(("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)", values))
-        self._commit_where_due()
+        self._add("files", (path, num_bytes, modified_ns, facts.sha256))
+        self._add("images", (facts.sha256, policy, *facts[1:]))
+
+    def add_facts(self, sha256: str, policy: str, box: str, facts: SampleFacts) -> None:
+        """Remember what was measured of a sample; `box` is its `box_key` with the margin."""
+        self._add("facts", (sha256, policy, box, facts.version, facts.jpeg_check, facts.record))
 
     def add_pixels(self, sha256: str, box: Box | None, pixels: NDArray[np.uint8] | None, reason: str | None) -> Place:
-        """Append one stored image; without pixels, note that the box is unusable for a reason, or was usable."""
-        verb = "INSERT OR REPLACE"
+        """Append one stored image; without pixels, note the reason for which the box is unusable."""
         if pixels is None:
             place = Place("", 0, 0, 0, reason)
-            if reason is None:
-                verb = "INSERT OR IGNORE"  # pixels that are kept already stay known
         else:
             if self._end and self._end + pixels.nbytes > SHARD_BYTES:
                 self.commit()
@@ -234,14 +259,14 @@ class Writer:
             with self._explained():
                 self._stream.write(np.ascontiguousarray(pixels).data)
             self._end += pixels.nbytes
-        values = (self._form, sha256, box_key(box), place.shard, place.start, place.height, place.width, place.reason)
-        self._changes.append((f"{verb} INTO pixels VALUES (?,?,?,?,?,?,?,?)", values))
-        self._commit_where_due()
+        self._add("pixels", (self._form, sha256, box_key(box), *place))
         return place
 
-    def _commit_where_due(self) -> None:
+    def _add(self, table: str, values: tuple[object, ...]) -> None:
+        self._changes[table].append(values)
+        self._num_changes += 1
         is_late = time.monotonic() - self._committed_at > COMMIT_SECONDS
-        if is_late or self._end - self._committed_end > COMMIT_BYTES or len(self._changes) > COMMIT_ROWS:
+        if is_late or self._end - self._committed_end > COMMIT_BYTES or self._num_changes > COMMIT_ROWS:
             self.commit()
 
     def commit(self) -> None:
@@ -250,10 +275,11 @@ class Writer:
             self._stream.flush()
             os.fsync(self._stream.fileno())
         if self._end:
-            in_use = (self._shard, self._form, time.time())
-            self._changes.append(("INSERT OR REPLACE INTO shards VALUES (?,?,?)", in_use))
-        self._index.apply(self._changes)
-        self._changes.clear()
+            self._changes["shards"].append((self._shard, self._form, time.time()))
+        self._index.apply((_INSERTS[table], values) for table, rows in self._changes.items() for values in rows)
+        for rows in self._changes.values():
+            rows.clear()
+        self._num_changes = 0
         self._committed_end, self._committed_at = self._end, time.monotonic()
 
     def close(self) -> None:
@@ -339,6 +365,8 @@ def policy_name(policy: PixelPolicy) -> str:
     return sha256_bytes(repr(sorted(asdict(policy).items())).encode())[:12]
 
 
-def box_key(box: Box | None) -> str:
-    """A box as text; empty for the whole image."""
-    return "" if box is None else ",".join(str(edge) for edge in box)
+def box_key(box: Box | None, margin: float = 0.0) -> str:
+    """A box as text, empty for the whole image; with its margin where nothing else tells of that."""
+    if box is None:
+        return ""
+    return ",".join(str(edge) for edge in box) + (f"+{margin!r}" if margin else "")

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from foveal.config import Section, load
 from foveal.data.augment import AugmentConfig
 from foveal.data.config import DataConfig, ResolvedDataConfig
+from foveal.data.split_config import SplitConfig
 from foveal.model.config import ModelConfig
 
 Auto = Literal["auto"]
@@ -78,6 +79,8 @@ class Config(Section):
     """Decides the split, the random start, the order, the augmentation and the bootstrap."""
     data: DataConfig = DataConfig()
     """What is read, how it is split, and the square that the model sees."""
+    split: SplitConfig = SplitConfig()
+    """How `foveal split` groups, chooses and shares out."""
     augment: AugmentConfig = AugmentConfig()
     """What is done to training images."""
     model: ModelConfig = ModelConfig()
