@@ -128,9 +128,9 @@ class SketchPixels:
 
 def find(folder: Path, out: Path) -> dict[str, Any]:
     """Search duplicates by content and write them as findings of an audit; tells how much of what was planted."""
-    from foveal.audit.copies import exact_duplicates, near_duplicates
-    from foveal.audit.duplicates import find_duplicates, group_copies
-    from foveal.audit.findings import FindingsTable
+    from foveal.auditing.copies import exact_duplicates, near_duplicates
+    from foveal.auditing.duplicates import find_duplicates, group_copies
+    from foveal.auditing.findings import FindingsTable
     from foveal.data.facts import MEASURES, Facts
     from foveal.data.manifest import Manifest
     from foveal.progress import Silence

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from PIL import Image, ImageDraw, ImageFont
 
-from foveal.audit.findings import FindingsTable
+from foveal.auditing.findings import FindingsTable
 from planted import read_truth
 from planted_scoring import FALSE_SHARE, TARGETS, WRONG_LABEL_PRECISION, ExtraPair, Score, score
 

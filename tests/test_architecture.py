@@ -22,10 +22,10 @@ HEAVY = {
 }
 LAYERS: dict[str, float] = {
     **dict.fromkeys(("errors", "types", "files", "extras", "version"), 0),
-    **dict.fromkeys(("config", "run_folder", "progress"), 1),
+    **dict.fromkeys(("config", "machine", "run_folder", "progress"), 1),
     "pixels": 1.5,
     "data": 2,
-    "audit": 2.5,
+    "auditing": 2.5,
     **dict.fromkeys(("model", "inference", "predictions", "metrics"), 3),
     "training": 4,
     **dict.fromkeys(("evaluation", "explain", "export"), 5),

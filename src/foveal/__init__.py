@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foveal.version import __version__
 
 if TYPE_CHECKING:
+    from foveal.api.audit import audit
     from foveal.api.clean import clean
     from foveal.api.demo import demo
     from foveal.api.evaluate import evaluate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from foveal.inference import Predictor
 
 _HOMES = {
+    "audit": "foveal.api.audit",
     "clean": "foveal.api.clean",
     "demo": "foveal.api.demo",
     "evaluate": "foveal.api.evaluate",
@@ -36,6 +38,7 @@ _HOMES = {
 __all__ = [
     "Predictor",
     "__version__",
+    "audit",
     "clean",
     "demo",
     "evaluate",

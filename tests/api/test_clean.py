@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import foveal
 from foveal.api.clean import plan_clean, write_policy
-from foveal.audit.findings import Finding, FindingsTable
-from foveal.audit.repair_policy import RepairPolicy, read_policy
-from foveal.audit.repair_rows import LOG_COLUMNS
+from foveal.auditing.findings import Finding, FindingsTable
+from foveal.auditing.repair_policy import RepairPolicy, read_policy
+from foveal.auditing.repair_rows import LOG_COLUMNS
 from foveal.cli import app
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError, FovealError

@@ -12,7 +12,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional as reference
 
 from foveal.data import augment
-from foveal.data.augment import POLICIES, Augmentation, AugmentConfig, OperationName, PolicyName
+from foveal.data.augment import Augmentation, OperationName
+from foveal.data.augment_config import POLICIES, AugmentConfig, PolicyName
 
 SIDE, SIZE = 64, 56
 

@@ -93,6 +93,15 @@ def test_finding_copies_does_not_change_what_a_row_is() -> None:
     assert np.array_equal(identities(regroup(manifest)), identities(manifest))
 
 
+def test_boxes_of_one_photograph_are_not_told_as_copies() -> None:
+    boxes = {name: [0, 1, 0, 0] for name in ("xmin", "ymin")} | {name: [5, 6, 5, 5] for name in ("xmax", "ymax")}
+    manifest = make(4, path=["a.jpg", "a.jpg", "b.jpg", "c.jpg"], sha256=["x", "x", "y", "y"], **boxes)
+    assert [(each.name, each.num_samples) for each in group_sources(manifest)] == [
+        ("boxes of one photograph", 2),
+        ("same bytes", 2),
+    ]
+
+
 def test_the_group_in_a_path() -> None:
     paths = ["a/10017_left.jpg", "b/10017_right.jpg", "b/23_left.png", "b/new\nline 9.png", "ü/broken_left.jpg"]
     manifest = make(5, path=paths, status=["ok"] * 5)

@@ -591,7 +591,7 @@ from foveal.data.scan import scan
 module.PROCESSES_FROM_FILES, module._FILES_AT_ONCE = 1, 1
 ask = reading_processes._ask
 def slow(process, wanted):
-    print(process.pid, flush=True)
+    os.write(1, b"%d\\n" % process.pid)
     if len(sys.argv) > 2:
         time.sleep(60)
     return ask(process, wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from foveal.audit.findings import Finding, FindingsTable
+from foveal.auditing.findings import Finding, FindingsTable
 from foveal.data.manifest import Manifest
 from foveal.files import sha256_file, write_json
 

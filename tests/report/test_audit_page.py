@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveal.audit.findings import FindingsTable
-from foveal.audit.kinds import KINDS
+from foveal.auditing.findings import FindingsTable
+from foveal.auditing.kinds import KINDS
 from foveal.errors import ArtifactError, FovealError
 from foveal.files import read_json, write_json
 from foveal.report.audit_choice import choose

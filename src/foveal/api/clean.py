@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from foveal.audit.clean import Cleaned
-from foveal.audit.clean import clean as apply
-from foveal.audit.findings import FindingsTable
-from foveal.audit.repair_policy import RepairPolicy, policy_yaml, read_policy
-from foveal.audit.repair_rows import LOG_COLUMNS
-from foveal.audit.reviewed import read_corrections
+from foveal.auditing.clean import Cleaned
+from foveal.auditing.clean import clean as apply
+from foveal.auditing.findings import FindingsTable
+from foveal.auditing.repair_policy import RepairPolicy, policy_yaml, read_policy
+from foveal.auditing.repair_rows import LOG_COLUMNS
+from foveal.auditing.reviewed import read_corrections
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.files import to_json, write_csv, write_text

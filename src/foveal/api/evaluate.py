@@ -28,11 +28,12 @@ from foveal.evaluation.evaluate import (
 )
 from foveal.experiments.run import changed_images
 from foveal.inference import Predictor
+from foveal.machine import num_cpus, num_threads
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training.config import Config, ResolvedConfig, read_config
-from foveal.training.resolve import num_cpus, store_bytes
+from foveal.training.resolve import store_bytes
 from foveal.types import SPLITS, Split
 
 ASSUMED_ASPECT = 1.5
@@ -229,7 +230,7 @@ def _decode(task: _Task, progress: Progress) -> Ingested:
         Recipe(geometry, spec.preprocessing.policy(), spec.training_data.box_margin),
         keep_pixels=config.store == "on" or (config.store == "auto" and fits),
         cap_bytes=cap_bytes,
-        num_workers=num_cpus() if config.num_workers == "auto" else config.num_workers,
+        num_workers=num_threads(config.num_workers),
         progress=progress,
     )
 

@@ -9,10 +9,10 @@ from typing import IO
 
 from foveal.api.opening import open_predictor, refuse_unfinished
 from foveal.api.results import PredictPlan, PredictResult
+from foveal.machine import num_threads
 from foveal.model.bundle import read_bundle
 from foveal.predictions import expand_inputs, open_table, table_format
 from foveal.progress import Progress, Silence
-from foveal.training.resolve import num_cpus
 
 
 def predict(
@@ -54,7 +54,7 @@ def predict(
     """
     target = None if out is None else Path(out)
     kind = table_format(target, format)
-    predictor = open_predictor(model, device=device, batch_size=batch_size, num_workers=min(16, num_cpus()))
+    predictor = open_predictor(model, device=device, batch_size=batch_size, num_workers=num_threads())
     counts: Counter[str] = Counter()
     num_failed = 0
     paths = expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.augment import POLICIES, Augmentation, AugmentConfig, Operation
+from foveal.data.augment import Augmentation, Operation
+from foveal.data.augment_config import POLICIES, AugmentConfig
 from foveal.data.batches import Batch, Batches, TrainingBatches, derive_seed
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.auditing.look import look
 from foveal.data.class_names import shortened
 from foveal.data.divide import Divided, PartCounts, Shares, count_parts, divide
 from foveal.data.grouping import GroupSource
@@ -17,6 +18,7 @@ from foveal.data.hashes import with_hashes
 from foveal.data.manifest import Manifest, is_manifest
 from foveal.data.scan import ScanResult, scan
 from foveal.errors import ArtifactError, ConfigError
+from foveal.machine import num_threads
 from foveal.progress import Progress, Silence
 from foveal.training.config import Config, read_config
 
@@ -198,29 +200,10 @@ def _look_at_images(
         The manifest with hashes, and the cluster of near duplicates of each row; None where those are not wanted.
     """
     if not config.split.near_duplicates:
-        num_workers = config.data.num_workers
-        return with_hashes(
-            scanned.manifest, num_workers=8 if num_workers == "auto" else num_workers, progress=progress
-        ), None
-    from foveal.audit.duplicates import find_duplicates, group_copies
-    from foveal.data.ingest import Recipe, ingest
-    from foveal.data.sizes import peek_sizes
-    from foveal.pixels.policy import PixelPolicy
-    from foveal.training.resolve import Facts, geometry_of, resolve
-
-    sizes, num_samples = peek_sizes(scanned.manifest), len(scanned.manifest.usable())
-    # The form in which training will want the images, so that it finds them in the store.
-    resolved = resolve(config, Facts(scanned.format, num_samples, num_samples, sizes.shorter_side_px, sizes.aspect))
-    ingested = ingest(
-        scanned.manifest,
-        Recipe(geometry_of(resolved), PixelPolicy(background=resolved.data.background), resolved.data.box_margin),
-        keep_pixels=resolved.data.store == "on",
-        cap_bytes=int(resolved.data.store_cap_gib * (1 << 30)),
-        num_workers=resolved.data.num_workers,
-        progress=progress,
-    )
-    pairs = find_duplicates(ingested.manifest, ingested.facts, ingested.source, progress)
-    return ingested.manifest, group_copies(len(ingested.manifest), pairs)
+        workers = num_threads(config.data.num_workers)
+        return with_hashes(scanned.manifest, num_workers=workers, progress=progress), None
+    looked = look(scanned.manifest, config.data, near_duplicates=True, progress=progress)
+    return looked.ingested.manifest, looked.clusters
 
 
 def _earlier(data: Path, out: Path, like: Path | None, *, force: bool) -> tuple[Manifest | None, tuple[str, ...]]:

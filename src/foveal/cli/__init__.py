@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Nothing heavy is imported befor
 
 # The order here is the order in `foveal --help`.
 from foveal.cli import demo as _demo  # isort: skip
+from foveal.cli import audit as _audit  # isort: skip
 from foveal.cli import clean as _clean  # isort: skip
 from foveal.cli import preview as _preview  # isort: skip
 from foveal.cli import split as _split  # isort: skip
@@ -14,7 +15,7 @@ from foveal.cli import predict as _predict  # isort: skip
 from foveal.cli import models as _models  # isort: skip
 from foveal.cli.shell import app
 
-del _demo, _clean, _preview, _split, _train, _evaluate, _predict, _models
+del _demo, _audit, _clean, _preview, _split, _train, _evaluate, _predict, _models
 __all__ = ["app", "main"]
 
 

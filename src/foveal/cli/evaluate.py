@@ -18,6 +18,7 @@ from foveal.cli.shell import (
     examples,
     finish,
     headline,
+    leak_lines,
     progress,
     quoted,
     verb,
@@ -66,7 +67,7 @@ def evaluate(
             seed=seed,
             progress=progress(),
         )
-        lines = [headline(split, done.metrics), f"Written: {done.folder}"]
+        lines = [headline(split, done.metrics), *leak_lines(done.metrics), f"Written: {done.folder}"]
         if done.report:
             lines.append(f"Report: {done.report}")
         if split == "test" and done.num_looks > 1:

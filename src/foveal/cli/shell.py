@@ -101,6 +101,18 @@ def headline(split: str, metrics: "SplitMetrics") -> str:
     return f"{split.capitalize()}: {metrics.sentence()}{f1}."
 
 
+def leak_lines(metrics: "SplitMetrics") -> list[str]:
+    """The accuracy without images that have a copy in training; nothing where there are none."""
+    from foveal.metrics import shown
+
+    leakage = metrics.leakage
+    if leakage is None or not leakage.num_test_images_with_siblings_in_train:
+        return []
+    number = leakage.num_test_images_with_siblings_in_train
+    rest = "none is left" if leakage.accuracy_without_them is None else shown(leakage.accuracy_without_them)
+    return [f"Without the {number:,} {metrics.split} images that have a copy in training, the accuracy is: {rest}."]
+
+
 def finish(
     result: dict[str, Any],
     as_json: bool,

@@ -19,6 +19,7 @@ from foveal.cli.shell import (
     examples,
     finish,
     headline,
+    leak_lines,
     progress,
     quoted,
     settings_of,
@@ -67,6 +68,7 @@ def train(
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
         done = run(data, out, config=config, overrides=settings, resume=resume, force=force, progress=progress())
         lines = [headline(name, done.metrics[name]) for name in ("test", "val", "train")]
+        lines += leak_lines(done.metrics["test"])
         finish(
             done.to_dict(),
             as_json,

@@ -69,6 +69,9 @@ class DataConfig(Section):
     """Share of the images that validate, where DATA brings no val: of those without a split, or else of train."""
     test_fraction: float = Field(default=0.15, gt=0.0, lt=0.5)
     """Share of the images that test, where DATA brings no test: of those without a split, or else of train."""
+    leaks: Literal["report", "drop", "error"] = "report"
+    """What training does where splits that DATA brings part images that belong together, as copies do: report the
+    accuracy with and without them; drop those in train (and in val, where the other is in test); or end in an error."""
     num_workers: NumThreads | Auto = "auto"
     """Threads that decode images; auto takes one for each core, at most 16."""
     store: Literal["auto", "on", "off"] = "auto"

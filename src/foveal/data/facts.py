@@ -170,7 +170,9 @@ def measure(pixels: NDArray[np.uint8]) -> Measured:
     luma = np.asarray(grey)
     reduced = _reduced(grey, luma)
     coarse = _coarse(image, pixels)
-    values = (*_of_histogram(np.array(grey.histogram())), _sharpness(reduced), _saturation(coarse), *_of_border(luma))
+    of_levels = _of_histogram(np.array(grey.histogram()))
+    spread = 255.0 * of_levels[1] if reduced is luma else _spread(reduced.astype(np.float32))
+    values = (*of_levels, _sharpness(reduced, spread), _saturation(coarse), *_of_border(luma))
     return Measured(np.array(values, np.float32), phash(grey), sketch(reduced))
 
 
@@ -181,7 +183,8 @@ def phash(luma: Image.Image) -> int:
     8 x 8 coefficients of the cosine transform at 32 x 32 pixels, each against their median. Written as
     `f"{phash:016x}"` it is what `str(imagehash.phash(image))` gives.
     """
-    small = np.asarray(luma.resize((_HASHED_SIDE_PX, _HASHED_SIDE_PX), Image.Resampling.LANCZOS))
+    size = (_HASHED_SIDE_PX, _HASHED_SIDE_PX)
+    small = np.asarray(luma if luma.size == size else luma.resize(size, Image.Resampling.LANCZOS))
     low = (_COSINES @ small @ _COSINES.T).round(_NOISE_DIGITS).ravel()
     # The median by hand: numpy's own takes longer than everything else here.
     ordered = low.copy()
@@ -217,8 +220,8 @@ def _of_histogram(counts: NDArray[np.int64]) -> tuple[float, ...]:
     return brightness, contrast, entropy, num_values, top_two, dark, bright
 
 
-def _sharpness(luma: NDArray[np.uint8]) -> float:
-    if min(luma.shape) < 3:
+def _sharpness(luma: NDArray[np.uint8], spread: float) -> float:
+    if min(luma.shape) < 3 or not spread:
         return 0.0
     values = luma.astype(np.float32)
     edges = values[1:-1, 1:-1] * np.float32(-4.0)
@@ -226,8 +229,7 @@ def _sharpness(luma: NDArray[np.uint8]) -> float:
     edges += values[2:, 1:-1]
     edges += values[1:-1, :-2]
     edges += values[1:-1, 2:]
-    spread = _spread(values)
-    return _spread(edges) / spread if spread > 0.0 else 0.0
+    return _spread(edges) / spread
 
 
 def _spread(values: NDArray[np.float32]) -> float:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -112,13 +112,32 @@ class _ClassFolder:
     split: Split | None
 
 
-def read_folders(folder: Path, config: DataConfig) -> tuple[Manifest, Layout, list[str]]:
+@dataclass(frozen=True)
+class FoundFolders:
+    """What folders hold.
+
+    Attributes:
+        manifest: a row for each file.
+        layout: how they lie.
+        notes: what is worth telling.
+        empty_classes: names of class folders without an image.
+    """
+
+    manifest: Manifest
+    layout: Layout
+    notes: list[str]
+    empty_classes: tuple[str, ...]
+
+
+def read_folders(folder: Path, config: DataConfig, *, is_audit: bool = False) -> FoundFolders:
     """Every image below class folders, at any depth; nothing is opened.
 
     A link out of the folder, a link that leads nowhere, and a name that is no UTF-8 become quarantined rows.
 
-    Returns:
-        The manifest, the layout that was found, and what is worth telling.
+    Args:
+        folder: with the class folders.
+        config: how to read it.
+        is_audit: whether class folders without an image are named in the result, and not refused.
 
     Raises:
         DataError: the folder has no class folders or could be read in two ways, a class has no images, or a folder
@@ -148,14 +167,17 @@ def read_folders(folder: Path, config: DataConfig) -> tuple[Manifest, Layout, li
         raise DataError(
             "Folders may not be read.", problems=rows.unreadable, fix="give yourself the right to read them."
         )
-    _refuse_empty(tree, {name for name in names.values() if name is not None}, rows)
+    known = {name for name in names.values() if name is not None}
+    empty = tuple(sorted(known - set(rows.label), key=natural_key))
+    if empty and (not is_audit or len(empty) == len(known)):
+        raise _no_images(tree, empty)
     if rows.skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in rows.skipped.most_common())
         rows.notes.append(f"Files that are no images by their name were left out: {kinds}.")
     manifest = Manifest.build(
         folder, path=rows.path, label=rows.label, split=rows.split, status=rows.status, reason=rows.reason
     )
-    return manifest, layout, rows.notes
+    return FoundFolders(manifest, layout, rows.notes, empty)
 
 
 def _stated(config: DataConfig) -> Layout:
@@ -346,14 +368,12 @@ def _refuse_ambiguity(tree: _Tree, below: dict[str, list[str]]) -> None:
         )
 
 
-def _refuse_empty(tree: _Tree, classes: set[str], rows: _Rows) -> None:
-    empty = sorted(classes - set(rows.label), key=natural_key)
-    if empty:
-        raise DataError(
-            f"{tree.folder} has class folders without a single image.",
-            problems=[f"class {name!r}: 0 images" for name in empty],
-            fix=f"add images, or leave them out: {exclude_option(empty)}{_table_hint(tree)}",
-        )
+def _no_images(tree: _Tree, empty: Sequence[str]) -> DataError:
+    return DataError(
+        f"{tree.folder} has class folders without a single image.",
+        problems=[f"class {name!r}: 0 images" for name in empty],
+        fix=f"add images, or leave them out: {exclude_option(empty)}{_table_hint(tree)}",
+    )
 
 
 def _nothing_found(tree: _Tree, layout: Layout) -> DataError:

@@ -122,7 +122,7 @@ def group_sources(
         ("group given by the data", np.where(is_made[given], -1, given)),
         ("copies known from the manifest", np.where(is_made[given], given, -1)),
         ("boxes of one photograph", manifest.codes("path")),
-        ("same bytes", manifest.codes("sha256")),
+        ("same bytes", _of_several_files(manifest)),
     ]
     if names is not None:
         sources.insert(1, ("regular expression on the path", _encoded(names)[0]))
@@ -136,6 +136,14 @@ def group_sources(
         if (counts > 1).any():
             found.append(GroupSource(name, int(counts[counts > 1].sum()), int((counts > 1).sum())))
     return found
+
+
+def _of_several_files(manifest: Manifest) -> Integers:
+    """A number for each content that lies in several files; -1 elsewhere, as in boxes of one photograph."""
+    content, path = manifest.codes("sha256"), manifest.codes("path")
+    pairs = np.unique(np.stack([content, path]), axis=1)[0]
+    num_files = np.bincount(pairs[pairs >= 0], minlength=int(content.max(initial=-1)) + 2)
+    return np.where(num_files[content] > 1, content, -1)
 
 
 def _encoded(values: Any) -> tuple[Integers, list[str]]:

@@ -1,7 +1,7 @@
 """From DATA, whatever it is, to a manifest."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -35,19 +35,22 @@ class ScanResult:
         manifest: its samples; those that cannot be used are quarantined with their reason.
         format: what DATA turned out to be.
         notes: sentences about what was left out or is unusual.
+        empty_classes: names of class folders without an image; only where that was asked for.
     """
 
     manifest: Manifest
     format: Format
     notes: tuple[str, ...] = ()
+    empty_classes: tuple[str, ...] = ()
 
 
-def scan(data: Path | str, config: DataConfig) -> ScanResult:
+def scan(data: Path | str, config: DataConfig, *, is_audit: bool = False) -> ScanResult:
     """Find the samples of DATA and their labels, without opening an image.
 
     Args:
         data: a folder, or a CSV or Parquet table; a manifest keeps its splits and quarantine.
         config: says what DATA is, where its images lie and which classes are left out.
+        is_audit: whether classes that cannot be trained on are to be told as findings later, and not refused here.
 
     Raises:
         DataError: DATA is nothing of the kind, or has faults; all that can be found are named at once.
@@ -55,11 +58,13 @@ def scan(data: Path | str, config: DataConfig) -> ScanResult:
     """
     place = Path(data)
     if place.is_dir():
-        manifest, layout, notes = read_folders(place.absolute(), config)
-        result = ScanResult(manifest, layout, tuple(notes))
+        found = read_folders(place.absolute(), config, is_audit=is_audit)
+        result = ScanResult(found.manifest, found.layout, tuple(found.notes), found.empty_classes)
     else:
         result = _read_file(place, str(data), config)
-    return ScanResult(result.manifest, result.format, (*result.notes, *_check_classes(place, result.manifest)))
+    if is_audit:
+        return result
+    return replace(result, notes=(*result.notes, *_check_classes(place, result.manifest)))
 
 
 def _read_file(file: Path, given: str, config: DataConfig) -> ScanResult:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal.audit.findings import Finding
-from foveal.audit.off_domain import (
+from foveal.auditing.findings import Finding
+from foveal.auditing.off_domain import (
     DESCRIBED_PX,
     MIN_PICTURES,
     Far,
@@ -18,7 +18,7 @@ from foveal.audit.off_domain import (
     off_domain,
     whitened,
 )
-from foveal.audit.wrong_labels import Suspect, wrong_labels
+from foveal.auditing.wrong_labels import Suspect, wrong_labels
 from foveal.data.batches import Batch, Batches
 from foveal.data.manifest import Manifest
 from foveal.data.split import connected, siblings
@@ -122,7 +122,7 @@ def deep_findings(
         return DeepResult([], [_check(name, "skipped", few) for name in ("off_domain", "wrong_label")])
     judged = _judged(manifest, clusters, config.seed)
     looked = _look(manifest, source, geometry, clusters, judged, config, progress)
-    far = off_domain(looked.views)
+    far = off_domain(looked.views, clusters[rows])
     findings = [_far_finding(int(rows[each.place]), each) for each in far]
     checks = [_check("off_domain", "done", f"Compared by {' and by '.join(looked.views)}.")]
     if looked.said is None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
 
+from foveal.auditing.leak_policy import apply_leak_policy, with_copies_grouped
+from foveal.auditing.look import with_copies
 from foveal.config import dump_yaml
 from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
@@ -111,8 +113,12 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
     with run.stage("decode"):
         ingested = _decode(prepared, progress)
         run.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
+    with run.stage("find copies"):
+        grouped = ingested.manifest if prepared.resumed else _group_copies(config, ingested, progress)
     with run.stage("split"):
-        manifest = _settle_split(prepared, ingested)
+        manifest = _settle_split(prepared, grouped)
+    if not prepared.resumed:
+        manifest = _settle_leaks(run, config, manifest, progress)
     progress.say(_data_sentence(manifest, ingested))
     if not prepared.resumed:
         progress.say(origin.sentence())
@@ -181,18 +187,38 @@ def _decode(prepared: Prepared, progress: Progress) -> Ingested:
     )
 
 
-def _settle_split(prepared: Prepared, ingested: Ingested) -> Manifest:
+def _group_copies(config: ResolvedConfig, ingested: Ingested, progress: Progress) -> Manifest:
+    """The decoded manifest, copies of each other sharing a group."""
+    looked = with_copies(
+        ingested,
+        near_duplicates=config.audit.near_duplicates,
+        num_workers=config.data.num_workers,
+        progress=progress,
+    )
+    return with_copies_grouped(ingested.manifest, looked.clusters, config.audit)
+
+
+def _settle_leaks(run: RunFolder, config: ResolvedConfig, manifest: Manifest, progress: Progress) -> Manifest:
+    """Do what data.leaks says; a split that was drawn here has none, for groups are never cut."""
+    manifest, told = apply_leak_policy(manifest, config.data.leaks)
+    if told:
+        progress.say(told)
+        run.log_event("leaks", message=told)
+    return manifest
+
+
+def _settle_split(prepared: Prepared, decoded: Manifest) -> Manifest:
     if prepared.resumed:
-        if changed := changed_images(prepared.manifest, ingested.manifest):
+        if changed := changed_images(prepared.manifest, decoded):
             raise DataError(
                 f"{len(changed)} of {len(prepared.manifest.usable())} samples have changed since the run began, so it "
                 "cannot go on as if it had not been interrupted.",
                 problems=changed,
                 fix="bring the old images back, or start anew with --force.",
             )
-        return ingested.manifest
-    _check(ingested.manifest, prepared.config)
-    return draw_split(ingested.manifest, prepared.config)
+        return decoded
+    _check(decoded, prepared.config)
+    return draw_split(decoded, prepared.config)
 
 
 def _data_sentence(manifest: Manifest, ingested: Ingested) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.audit.findings import FindingsTable
+from foveal.auditing.findings import FindingsTable
 from foveal.data.manifest import Manifest
 from foveal.extras import require
 from foveal.report.audit_summary import Summary, Told, kind_of

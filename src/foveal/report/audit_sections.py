@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.audit.findings import SEVERITIES
+from foveal.auditing.findings import SEVERITIES
 from foveal.evaluation.drawing import split_name
 from foveal.report import audit_words
 from foveal.report.audit_contents import AuditContents

@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from foveal.audit.findings import Repair, Severity
-from foveal.audit.kinds import KINDS, Kind
+from foveal.auditing.findings import Repair, Severity
+from foveal.auditing.kinds import KINDS, Kind
 from foveal.errors import ArtifactError
 from foveal.files import read_json
 

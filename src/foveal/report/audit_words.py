@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.audit.findings import SEVERITIES, Severity
+from foveal.auditing.findings import SEVERITIES, Severity
 from foveal.evaluation.drawing import displayed, split_name
 from foveal.report.audit_summary import Summary, Told
 from foveal.report.numbers import counted, percent

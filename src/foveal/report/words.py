@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from foveal.auditing.leak_policy import LEFT_OUT
 from foveal.evaluation.drawing import split_name
 from foveal.metrics import SplitMetrics
 from foveal.report.contents import Evaluated, RunContents, class_counts
@@ -281,25 +282,43 @@ def _leakage(run: RunContents) -> Finding:
     """What is known of test images that the model may have seen, worded as what was checked and no more."""
     leakage = run.splits["test"].metrics.leakage
     number = leakage.num_test_images_with_siblings_in_train if leakage is not None else None
-    unchecked = "Near-duplicates (resized, cropped or saved again) were not checked."
+    searched = run.section("audit").get("near_duplicates") is True
+    how = (
+        "Copies that were resized, turned, mirrored, recoloured, cropped or saved again were searched for, too."
+        if searched
+        else "Near duplicates (resized, cropped or saved again) were not searched for."
+    )
     if number is None:
-        return Finding("caution", "Leakage", f"It is not known whether test images are in training too. {unchecked}")
+        return Finding("caution", "Leakage", f"It is not known whether test images are in training too. {how}")
     if number:
-        without = leakage.accuracy_without_them if leakage is not None else None
-        accuracy = run.splits["test"].metrics.accuracy
-        effect = (
-            f"without them accuracy is {share(without)}, with them {share(accuracy)}"
-            if without is not None
-            else "no test image is left without them"
+        return Finding("caution", "Leakage", f"{_leak_effect(run, number)} {how}")
+    dropped = sum(str(reason or "").startswith(LEFT_OUT) for reason in run.manifest.column("reason"))
+    if dropped:
+        left_out = counted(dropped, "image was", "images were")
+        text = (
+            f"No test image has a copy in training: {left_out} left out of training or validation, as data.leaks=drop "
+            f"asks, since they are copies of images to test or to validate on. {how}"
         )
-        has = "test image shares its file content or its group with training images"
-        have = "test images share their file content or their group with training images"
-        return Finding("caution", "Leakage", f"{counted(number, has, have)}; {effect}. {unchecked}")
-    return Finding(
-        "good",
-        "Leakage",
-        "No copies of training images were found in test: no file is byte-identical, and no declared group lies in "
-        f"both. {unchecked}",
+        return Finding("good", "Leakage", text)
+    text = "No copies of training images were found in test, and no declared group lies in both."
+    return Finding("good", "Leakage", f"{text} {how}")
+
+
+def _leak_effect(run: RunContents, number: int) -> str:
+    """What the leaking images do to the accuracy."""
+    metrics = run.splits["test"].metrics
+    without = metrics.leakage.accuracy_without_them if metrics.leakage is not None else None
+    has = "test image is a copy of a training image or of its group"
+    have = "test images are copies of training images or of their groups"
+    told = counted(number, has, have)
+    if without is None or metrics.accuracy is None:
+        return f"{told}; no test image is left without them, so the result says nothing about new images."
+    if abs(metrics.accuracy - without) < 5e-4:
+        return f"{told}; the accuracy is {share(metrics.accuracy)} with them and without them."
+    rest = metrics.num_images - number
+    return (
+        f"{told}. On all {metrics.num_images:,} test images the accuracy is {share(metrics.accuracy)}; on the {rest:,} "
+        f"without a copy in training it is {share(without)}, and that is the number to expect on new images."
     )
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from foveal.auditing.config import AuditConfig
 from foveal.config import Section, load
-from foveal.data.augment import AugmentConfig
+from foveal.data.augment_config import AugmentConfig
 from foveal.data.config import DataConfig, ResolvedDataConfig
 from foveal.data.split_config import SplitConfig
 from foveal.model.config import ModelConfig
@@ -81,6 +82,8 @@ class Config(Section):
     """What is read, how it is split, and the square that the model sees."""
     split: SplitConfig = SplitConfig()
     """How `foveal split` groups, chooses and shares out."""
+    audit: AuditConfig = AuditConfig()
+    """What `audit` looks for; `train` takes from it whether near duplicates are searched."""
     augment: AugmentConfig = AugmentConfig()
     """What is done to training images."""
     model: ModelConfig = ModelConfig()

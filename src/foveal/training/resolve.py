@@ -1,7 +1,6 @@
 """From the wishes of a configuration and the facts of data and machine to what will be done."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from foveal.errors import ConfigError
+from foveal.machine import num_threads
 from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, Architecture, build, pretrained_facts
 from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.costs import depthwise_share
@@ -150,7 +150,7 @@ def _resolve_data(config: Config, facts: Facts, weights: dict[str, Any]) -> dict
         "image_size": size_px,
         "crop_fraction": crop,
         "interpolation": filter_name,
-        "num_workers": min(16, num_cpus()) if data.num_workers == "auto" else data.num_workers,
+        "num_workers": num_threads(data.num_workers),
         "store": data.store if data.store != "auto" else "on" if needed <= cap else "off",
     }
 
@@ -175,13 +175,6 @@ def _gains_by_bfloat16(config: ResolvedConfig, device: torch.device) -> bool:
     with torch.random.fork_rng(devices=[]):
         classifier = build(architecture_of(config, num_classes=2))
     return depthwise_share(classifier) < LARGEST_DEPTHWISE_SHARE
-
-
-def num_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

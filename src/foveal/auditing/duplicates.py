@@ -1,0 +1,386 @@
+"""Pictures that are copies of each other: the same bytes, or resized, turned, mirrored, recoloured, cropped.
+
+Three steps, each with less to do and looking more closely than the one before:
+
+1. Candidates: of each picture's vectors (`disc`), the nearest of other pictures within a radius (`neighbours`).
+2. The turn and the mirror at which the waves of both agree.
+3. Both laid over each other, refined at 16, 32 and 64 pixels a side (`registration`), and compared in fine detail: two
+   photographs of one hand agree in outline; copies of one photograph agree in every crease.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.auditing.disc import NUM_RINGS, NUM_WAVES, VIEWS, best_turn, reduced, strengths, waves
+from foveal.auditing.neighbours import Cells
+from foveal.auditing.registration import Band, Placement, Registration, smoothed
+from foveal.data.components import components
+from foveal.data.facts import Facts
+from foveal.data.manifest import Manifest
+from foveal.data.sketch import SKETCH_SIDE_PX, central_square, luma
+from foveal.data.store import PixelSource
+from foveal.progress import Bar, Progress
+
+T = TypeVar("T")
+
+CANDIDATE_RADIUS = 0.14
+MAX_NEIGHBOURS, MAX_CANDIDATES = 32, 6
+"""Of each picture, the neighbours whose waves are compared, and of these the ones that are laid over it."""
+LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.86, 0.70, 0.84, 0.92
+"""The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
+lost in one of them (docs/audit.md)."""
+
+_BLOCK = 2048
+_MOST_A_CELL = 16
+_PAIR_BLOCK = 512
+_FINE_SIDE_PX = 64
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of copies.
+
+    Attributes:
+        left: int64 [pairs], rows; always the smaller number.
+        right: int64 [pairs], rows.
+        similarity: float32 [pairs], the correlation of fine detail, 0..1; 1 where the bytes are the same.
+        is_exact: bool [pairs], whether the bytes are the same.
+        zoom: float32 [pairs], how much larger the right one shows what both show.
+        turn_degrees: float32 [pairs], by how much one is turned against the other, -180..180.
+        is_mirrored: bool [pairs].
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    is_exact: NDArray[np.bool_]
+    zoom: NDArray[np.float32]
+    turn_degrees: NDArray[np.float32]
+    is_mirrored: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @classmethod
+    def none(cls) -> "Pairs":
+        """No pairs."""
+        return cls.exact(np.empty(0, np.int64), np.empty(0, np.int64))
+
+    @classmethod
+    def exact(cls, left: NDArray[np.int64], right: NDArray[np.int64]) -> "Pairs":
+        """Pairs of the same bytes."""
+        num = len(left)
+        ones, zeros, no = np.ones(num, np.float32), np.zeros(num, np.float32), np.zeros(num, np.bool_)
+        return cls(np.minimum(left, right), np.maximum(left, right), ones, ~no, ones, zeros, no)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Pairs"]) -> "Pairs":
+        """Several one after the other."""
+        if not parts:
+            return cls.none()
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "Pairs":
+        """Some of them."""
+        return Pairs(*(getattr(self, name)[places] for name in self.__dataclass_fields__))
+
+    def describe(self, place: int) -> str:
+        """What was done to one to make the other, as far as it can be told, in words."""
+        if self.is_exact[place]:
+            return "the same bytes"
+        words = ["mirrored"] if self.is_mirrored[place] else []
+        turn = abs(float(self.turn_degrees[place]))
+        if turn > 1.5:
+            right_angle = round(turn / 90) * 90
+            words.append(f"turned by {right_angle if abs(turn - right_angle) < 1.5 else round(turn)}°")
+        zoom = float(self.zoom[place])
+        if abs(zoom - 1.0) > 0.02:
+            words.append(f"cropped to {100 * min(zoom, 1 / zoom):.0f} % of its sides")
+        return ", ".join(words) or "the same view; re-encoded, resized or recoloured"
+
+
+def find_duplicates(
+    manifest: Manifest, facts: Facts, source: PixelSource, *, num_workers: int, progress: Progress
+) -> Pairs:
+    """All pairs of copies among the usable rows, but for those within one photograph.
+
+    Of a set of rows with the same bytes, each is paired with the first alone, and only that one is compared further.
+
+    Args:
+        manifest: after the decode pass.
+        facts: of its rows.
+        source: the stored form of each row, for the last look.
+        num_workers: threads that compare.
+        progress: where to show how far it is.
+    """
+    exact = exact_pairs(manifest)
+    is_first = facts.is_known.copy()
+    is_first[exact.right] = False
+    rows = np.flatnonzero(is_first)
+    photographs = manifest.codes("path")
+    candidates = find_candidates(facts.sketch, rows, photographs, num_workers=num_workers, progress=progress)
+    near = verify(candidates, facts.sketch, source, num_workers=num_workers, progress=progress)
+    return Pairs.joined([exact, near])
+
+
+def exact_pairs(manifest: Manifest) -> Pairs:
+    """Rows whose file has the same bytes, and whose box is the same; each with the first of its set."""
+    usable = manifest.is_usable()
+    columns = [manifest.codes(name) for name in ("sha256", "xmin", "ymin", "xmax", "ymax")]
+    keys = np.stack([np.where(usable, columns[0], -1), *columns[1:]], axis=1)
+    _, first, of_row = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    first_of_row = first[of_row.reshape(-1)]
+    rows = np.flatnonzero(usable & (keys[:, 0] >= 0) & (first_of_row != np.arange(len(keys))))
+    return Pairs.exact(first_of_row[rows], rows)
+
+
+def group_copies(num_rows: int, pairs: Pairs) -> NDArray[np.int64]:
+    """Which rows are copies of each other, directly or by way of others.
+
+    Returns:
+        int64 [rows], a number for each set of copies; -1 where a row stands alone.
+    """
+    is_paired = np.zeros(num_rows, np.bool_)
+    is_paired[pairs.left] = is_paired[pairs.right] = True
+    return np.where(is_paired, components(num_rows, pairs.left, pairs.right), -1)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs that may be copies: a view of the left picture looks like the whole of the right one.
+
+    Attributes:
+        left: int64 [pairs], rows.
+        right: int64 [pairs], rows.
+        placement: how they lie over each other, as far as the waves tell.
+        agreement: float32 [pairs], the correlation of their waves.
+        is_mirrored: bool [pairs].
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    placement: Placement
+    agreement: NDArray[np.float32]
+    is_mirrored: NDArray[np.bool_]
+
+
+def find_candidates(
+    sketches: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    photographs: NDArray[np.int64],
+    *,
+    num_workers: int,
+    progress: Progress,
+) -> Candidates:
+    """Each picture's nearest others by what neither turning, mirroring nor a crop changes much.
+
+    Args:
+        sketches: uint8 [all rows, SKETCH_BYTES].
+        rows: int64 [n], the rows to compare.
+        photographs: int64 [all rows]; boxes of one photograph are not compared.
+        num_workers: threads.
+        progress: where to show how far it is.
+    """
+    rows, whole = _whole_discs(sketches, rows)
+    cells = Cells(np.abs(_complex(whole)) if len(rows) else np.zeros((0, whole.shape[1]), np.float32))
+    photographs = photographs[rows]
+
+    def nearest(block: NDArray[np.int64]) -> _Hits:
+        return _nearest(cells, block, whole, sketches[rows[block]], photographs)
+
+    with progress.bar("Near duplicates", len(rows), "images") as bar:
+        hits = _Hits.joined(_in_blocks(nearest, len(rows), _BLOCK, num_workers, bar))
+    # A pair that is found from both sides is kept as it agrees best.
+    first, second = np.minimum(hits.left, hits.right), np.maximum(hits.left, hits.right)
+    order = np.lexsort((-hits.agreement, second, first))
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (first[order[1:]] != first[order[:-1]]) | (second[order[1:]] != second[order[:-1]])
+    hits = hits.take(order[is_new])
+    placement = Placement.of(VIEWS[hits.view], hits.angle, hits.is_mirrored)
+    return Candidates(rows[hits.left], rows[hits.right], placement, hits.agreement, hits.is_mirrored)
+
+
+def _whole_discs(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """The rows that are not flat, and the waves of their whole discs, float16 [n, rings * waves * 2]."""
+    parts, telling = [np.empty((0, 2 * NUM_RINGS * NUM_WAVES), np.float16)], [np.empty(0, np.int64)]
+    for at in range(0, len(rows), _BLOCK):
+        block = rows[at : at + _BLOCK]
+        of_waves, is_telling = waves(sketches[block], 1)
+        parts.append(of_waves[is_telling].reshape(-1, NUM_RINGS * NUM_WAVES).view(np.float32).astype(np.float16))
+        telling.append(block[is_telling])
+    return np.concatenate(telling), np.concatenate(parts)
+
+
+def _complex(whole: NDArray[np.float16]) -> NDArray[np.complex64]:
+    return whole.astype(np.float32).view(np.complex64)
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Neighbours of pictures, by place among the compared rows."""
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    view: NDArray[np.int64]
+    angle: NDArray[np.float64]
+    is_mirrored: NDArray[np.bool_]
+    agreement: NDArray[np.float32]
+
+    def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "_Hits":
+        return _Hits(*(getattr(self, name)[places] for name in self.__dataclass_fields__))
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Hits"]) -> "_Hits":
+        whole, no = np.empty(0, np.int64), np.empty(0, np.float32)
+        parts = [cls(whole, whole, whole, no.astype(np.float64), no.astype(np.bool_), no), *parts]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+
+def _nearest(
+    cells: Cells,
+    block: NDArray[np.int64],
+    whole: NDArray[np.float16],
+    sketches: NDArray[np.uint8],
+    photographs: NDArray[np.int64],
+) -> _Hits:
+    """Of each picture of a block the few neighbours whose waves agree best."""
+    of_waves, _ = waves(sketches)
+    vectors = strengths(of_waves)
+    num_views = vectors.shape[1]
+    found = [np.empty(0, np.uint64)]
+    for query, member, distance in cells.within(vectors.reshape(-1, vectors.shape[2]), CANDIDATE_RADIUS, _MOST_A_CELL):
+        apart = photographs[block[query // num_views]] != photographs[member]
+        found.append(_packed(query[apart], member[apart], distance[apart], num_views))
+    query, member = _nearest_of_each(np.concatenate(found), num_views)
+    place, view = np.divmod(query, num_views)
+    left, right = of_waves[place, view], _complex(whole[member]).reshape(-1, NUM_RINGS, NUM_WAVES)
+    agreement, angle, is_mirrored = best_turn(left, right)
+    hits = _Hits(block[place], member, view, angle, is_mirrored, agreement).take(agreement >= LEAST_OF_WAVES)
+    order = np.lexsort((-hits.agreement, hits.left))
+    hits = hits.take(order)
+    rank = np.arange(len(order)) - np.searchsorted(hits.left, hits.left)
+    return hits.take(rank < MAX_CANDIDATES)
+
+
+_FAR = 0xFFFF
+"""Distances within the radius as whole numbers from 0 to this."""
+
+
+def _packed(
+    query: NDArray[np.int64], member: NDArray[np.int64], distance: NDArray[np.float32], num_views: int
+) -> NDArray[np.uint64]:
+    """Hits as single numbers that sort by picture, neighbour, distance and view: 11, 32, 16 and 5 bits."""
+    place, view = np.divmod(query, num_views)
+    steps = (np.maximum(distance, 0.0) * np.float32(_FAR / CANDIDATE_RADIUS)).astype(np.int64)
+    return ((((place << 32) + member << 16) + steps << 5) + view).astype(np.uint64)
+
+
+def _nearest_of_each(hits: NDArray[np.uint64], num_views: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each picture the `MAX_NEIGHBOURS` nearest neighbours, each by its nearest view: queries and members.
+
+    A million hits a block are usual, so they are sorted as plain numbers, many times faster than by several keys.
+    """
+    hits = np.sort(hits)
+    pair = hits >> np.uint64(21)
+    is_new = np.ones(len(hits), np.bool_)
+    is_new[1:] = pair[1:] != pair[:-1]
+    hits = hits[is_new].astype(np.int64)
+    view, steps, member, place = hits & 31, hits >> 5 & 0xFFFF, hits >> 21 & 0xFFFFFFFF, hits >> 53
+    order = np.argsort((place << 48) + (steps << 32) + np.arange(len(hits)))
+    place, member, view = place[order], member[order], view[order]
+    near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
+    return place[near] * num_views + view[near], member[near]
+
+
+def verify(
+    candidates: Candidates,
+    sketches: NDArray[np.uint8],
+    source: PixelSource,
+    *,
+    num_workers: int,
+    progress: Progress,
+) -> Pairs:
+    """Those of the candidates that are copies.
+
+    Args:
+        candidates: from `find_candidates`.
+        sketches: uint8 [all rows, SKETCH_BYTES].
+        source: the stored form of each row.
+        num_workers: threads.
+        progress: where to show how far it is.
+    """
+
+    def verified(part: NDArray[np.int64]) -> Pairs:
+        return _verified(candidates, part, sketches, source)
+
+    with progress.bar("Comparing", len(candidates.left), "pairs") as bar:
+        return Pairs.joined(_in_blocks(verified, len(candidates.left), _PAIR_BLOCK, num_workers, bar))
+
+
+def _in_blocks(work: Callable[[NDArray[np.int64]], T], number: int, size: int, num_workers: int, bar: Bar) -> list[T]:
+    """Work on blocks of places in threads, in order; numpy lets go of the interpreter's lock in all that takes long."""
+    blocks = [np.arange(at, min(at + size, number)) for at in range(0, number, size)]
+    done = []
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="compare") as pool:
+        for block, result in zip(blocks, pool.map(work, blocks), strict=True):
+            done.append(result)
+            bar.advance(len(block))
+    return done
+
+
+def _verified(
+    candidates: Candidates, part: NDArray[np.int64], sketches: NDArray[np.uint8], source: PixelSource
+) -> Pairs:
+    left, right, placement = candidates.left[part], candidates.right[part], candidates.placement.take(part)
+    similarity, is_mirrored = candidates.agreement[part], candidates.is_mirrored[part]
+    for side, least in ((16, LEAST_AT_16), (SKETCH_SIDE_PX, LEAST_AT_32), (_FINE_SIDE_PX, LEAST_AT_64)):
+        if not len(left):
+            break
+        if side == _FINE_SIDE_PX:
+            pictures = _fine(source, left, right)
+        else:
+            pictures = reduced(sketches[left], side), reduced(sketches[right], side)
+        placement, similarity = _laid_over(*pictures, placement, side)
+        kept = similarity >= least
+        left, right, similarity, is_mirrored = left[kept], right[kept], similarity[kept], is_mirrored[kept]
+        placement = placement.take(kept)
+    matrix = placement.matrix
+    zoom = 1.0 / np.sqrt(np.maximum(np.abs(np.linalg.det(matrix)), 1e-6))
+    turn = np.degrees(np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0]))
+    is_swapped = left > right
+    return Pairs(
+        np.minimum(left, right),
+        np.maximum(left, right),
+        np.clip(similarity, 0.0, 1.0).astype(np.float32),
+        np.zeros(len(left), np.bool_),
+        np.where(is_swapped, 1.0 / zoom, zoom).astype(np.float32),
+        turn.astype(np.float32),
+        is_mirrored,
+    )
+
+
+def _laid_over(
+    left: NDArray[np.float32], right: NDArray[np.float32], placement: Placement, side: int
+) -> tuple[Placement, NDArray[np.float32]]:
+    """Refine at one size, and compare in the detail that this size shows."""
+    blur, num_steps, band = _LEVELS[side]
+    moved = Registration(smoothed(left, blur), smoothed(right, blur)).refine(placement, num_steps)
+    return moved, Registration(left, right).agreement(moved, band)[0]
+
+
+_LEVELS = {16: (0.8, 4, Band(0.0, 1.5)), 32: (0.8, 4, Band(0.5, 3.0)), 64: (0.8, 4, Band(1.0, 3.0))}
+"""Of each size: the smoothing and the number of steps of the refinement, and the band of detail that is compared."""
+
+
+def _fine(
+    source: PixelSource, left: NDArray[np.int64], right: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both pictures of each pair from their stored form, float32 [n, 64, 64]."""
+    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    pictures = np.stack([central_square(luma(source[row]), _FINE_SIDE_PX) for row in rows.tolist()]).astype(np.float32)
+    return pictures[places[: len(left)]], pictures[places[len(left) :]]
