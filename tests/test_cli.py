@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from foveal.cli import app
 from foveal.training.config import ResolvedConfig
 from foveal.version import __version__
+from piles import write_pile
 from small_runs import CLASSES, copy_of, flags, small_run
 
 MakeImages = Callable[..., Path]
@@ -34,6 +36,10 @@ TAKES = {
     "evaluate": COMMON - {"--force"},  # writes over its own earlier results and nothing else
     "predict": COMMON - {"--config", "--set", "--seed", "--force"},  # the bundle says everything
     "models": {"--json", "--debug", "--help", "-h"},
+    "audit": COMMON,
+    "clean": COMMON - {"--config", "--seed", "--device"},  # it has a policy, and draws nothing
+    "split": COMMON - {"--device"},
+    "preview": COMMON - {"--device"},
 }
 
 
@@ -65,6 +71,15 @@ def images(tmp_path: Path, make_images: MakeImages) -> Path:
     return make_images(tmp_path / "images", CLASSES, num_per_class=8)
 
 
+@pytest.fixture
+def leaking(tmp_path: Path) -> Path:
+    """Splits of which test holds a picture of train: mirrored, under another name and in another format."""
+    folder = write_pile(tmp_path / "leaking", {"train": 12, "val": 6, "test": 6}, CLASSES)
+    with Image.open(folder / "train" / "b" / "4.png") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "test" / "b" / "other.webp", lossless=True)
+    return folder
+
+
 def options_of(verb: str) -> set[str]:
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
     found = {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
@@ -78,7 +93,7 @@ def test_help_has_two_examples_that_can_be_typed(verb: str) -> None:
     examples = [line.strip() for line in shown.out.partition("Examples:")[2].splitlines() if line.strip()]
     assert len(examples) == 2
     for example in examples:
-        words = shlex.split(example.rpartition("|")[2])
+        words = shlex.split(example.rpartition(" | ")[2])
         assert words[:2] == ["foveal", verb]
         assert {word for word in words if word.startswith("--")} <= options_of(verb)
 
@@ -229,6 +244,71 @@ def test_every_verb_ends_with_what_it_wrote_and_the_next_command(trained: Path, 
     assert next(csv.DictReader(io.StringIO(ran.out)))["status"] == "ok"
     assert "Next:" in ran.err
     assert "Next:" not in ran.out
+
+
+def test_an_audit_ends_with_3_where_something_must_be_mended_first(leaking: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my audit"
+    ran = Ran("audit", leaking, "--out", out)
+    assert ran.code == 3
+    first = ran.out.splitlines()[0]
+    assert first.split()[:2] == ["blocking", "1"]
+    assert "1 of 19 test images" in first
+    commands = [shlex.split(line) for line in ran.out.partition("Try next:")[2].strip().splitlines()]
+    assert commands[0] == ["foveal", "clean", str(out), "--out", str(out / "clean.parquet")]
+    assert Ran(*commands[0][1:]).code == 0
+    # What was mended does not block any more; the row that has moved is all that is new.
+    again = Ran("audit", out / "clean.parquet", "--out", tmp_path / "again")
+    assert again.code == 0
+    assert "blocking" not in again.out
+
+
+def test_an_audit_of_sound_data_ends_with_0_and_needs_force_to_be_written_over(images: Path, tmp_path: Path) -> None:
+    words = ["audit", images, "--out", tmp_path / "a"]
+    ran = Ran(*words)
+    assert ran.code == 0
+    assert "blocking" not in ran.out
+    assert f"Report: {tmp_path / 'a' / 'report.html'}" in ran.out
+    assert "an audit already" in Ran(*words).failed(1)
+    assert Ran(*words, "--force").code == 0
+    assert "lies in DATA" in Ran("audit", images, "--out", images / "a").failed(2)
+
+
+def test_a_blocking_audit_gives_json_alone_too(leaking: Path, tmp_path: Path) -> None:
+    ran = Ran("audit", leaking, "--out", tmp_path / "a", "--json")
+    assert ran.code == 3
+    found = json.loads(ran.out)
+    assert found["is_blocking"]
+    assert found["leakage"]["test"]["by_class"]["b"] == [7, 1]
+    assert found["leakage"]["val"]["num_with_siblings_in_train"] == 0
+    assert found == {
+        **json.loads((tmp_path / "a" / "summary.json").read_text()),
+        **{name: found[name] for name in ("folder", "report")},
+    }
+
+
+def test_the_verbs_about_data_show_in_a_dry_run_what_they_would_do_and_write_nothing(
+    leaking: Path, tmp_path: Path
+) -> None:
+    audit = tmp_path / "a"
+    assert Ran("audit", leaking, "--out", audit).code == 3
+    before = sorted(tmp_path.rglob("*"))
+    for words, shown in (
+        (["audit", leaking, "--out", tmp_path / "b"], "samples     73"),
+        (["clean", audit, "--out", tmp_path / "c.parquet"], "rows "),
+        (["split", leaking, "--out", tmp_path / "s.parquet"], "train"),
+        (["preview", leaking, "--out", tmp_path / "p.png", *flags()], "policy "),
+    ):
+        ran = Ran(*words, "--dry-run")
+        assert ran.code == 0, ran.err
+        assert shown in ran.out
+        command = shlex.split(ran.out.partition("Next:")[2].strip())
+        assert command[:2] == ["foveal", words[0]]
+        assert str(words[1]) in command
+        assert "--dry-run" not in command
+        assert isinstance(json.loads(Ran(*words, "--dry-run", "--json").out), dict)
+        assert sorted(path for path in tmp_path.rglob("*") if "cache-of-foveal" not in path.parts) == [
+            path for path in before if "cache-of-foveal" not in path.parts
+        ]
 
 
 def test_the_second_look_at_the_test_split_is_warned_of(trained: Path, tmp_path: Path) -> None:

@@ -20,8 +20,13 @@ import typer.main
 import yaml
 
 import foveal
+from foveal.api.audit import FILES
+from foveal.auditing import findings
+from foveal.auditing.kinds import KINDS
+from foveal.auditing.repair_policy import read_policy
 from foveal.cli import app
 from foveal.config import known_keys, load, validate
+from foveal.data.facts import MEASURES
 from foveal.data.manifest import COLUMNS
 from foveal.errors import FovealError
 from foveal.metrics import SplitMetrics
@@ -35,14 +40,14 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 KEYS = {key for key, _ in known_keys(Config)}
 # Not there yet; decisions.md lists them as such.
 KEYS_TO_COME = {
-    "data.leaks", "model.freeze", "train.accumulate", "train.mixup", "train.cutmix", "train.compile", "train.devices",
-    "train.nodes", "log.to",
+    "model.freeze", "train.accumulate", "train.mixup", "train.cutmix", "train.compile", "train.devices", "train.nodes",
+    "log.to",
 }  # fmt: skip
 # Typer's own base of all wrong usage, which has no public name.
 USAGE_ERROR = typer.BadParameter.__bases__[0]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
-_DOTTED = re.compile(r"(?<![\w./-])(?:data|augment|model|optim|train|log)(?:\.[a-z_0-9]+)+(?![\w(/])")
+_DOTTED = re.compile(r"(?<![\w./-])(?:data|split|audit|augment|model|optim|train|log)(?:\.[a-z_0-9]+)+(?![\w(/])")
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,13 @@ def faults_of_command(arguments: list[str], *, whole: bool) -> list[str]:
     command = group.commands.get(verb)
     if command is None:
         return [f"no such verb: {verb}"]
-    flags = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "-h"}
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    flags |= {"--help", "-h"}
     faults = [f"no such flag: {word}" for word in rest if word.startswith("-") and len(word) > 1 and word not in flags]
     overrides = [after for before, after in itertools.pairwise(rest) if before == "--set"]
+    overrides = [text for text in overrides if text != "section.key=value"]
     try:
-        load(Config, None, [text for text in overrides if text != "section.key=value"])
+        _read_settings(verb, overrides)
     except FovealError as error:
         faults += error.problems
     if whole and not faults and "--help" not in rest:
@@ -107,6 +114,14 @@ def faults_of_command(arguments: list[str], *, whole: bool) -> list[str]:
         except USAGE_ERROR as error:
             faults.append(f"{type(error).__name__}: {error}")
     return faults
+
+
+def _read_settings(verb: str, overrides: list[str]) -> None:
+    """What `--set` changes is the configuration, but for `clean`, which has a policy."""
+    if verb == "clean":
+        read_policy(None, overrides)
+    else:
+        load(Config, None, overrides)
 
 
 @pytest.mark.parametrize("piece", [piece for piece in ALL if any(commands(piece))], ids=str)
@@ -122,6 +137,8 @@ def test_commands_exist(piece: Piece) -> None:
         ("foveal train photos --outt r", "no such flag: --outt"),
         ("ls | foveal train photos --out r --set train.epoch=3", "train.epoch: no such key"),
         ("foveal train photos --out r --set train.epochs=none", "train.epochs: expected"),
+        ("foveal clean audits/a --out c.parquet --set near_duplicates=keep_one", "near_duplicates: no such key"),
+        ("foveal split photos --out m.parquet --no-near-duplicate", "no such flag: --no-near-duplicate"),
         ("foveal evaluate runs/first --split tests", "is not one of"),
         ("foveal predict runs/first", "inputs"),
     ],
@@ -133,8 +150,8 @@ def test_a_wrong_command_would_be_found(line: str, fault: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     found = [command[0] for piece in ALL for command in commands(piece)]
-    assert {"demo", "train", "evaluate", "predict", "models"} <= set(found)
-    assert len(found) > 20
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} <= set(found)  # type: ignore[union-attr]
+    assert len(found) > 40
 
 
 def test_keys_in_the_text_exist() -> None:
@@ -165,7 +182,9 @@ def test_python_compiles_and_calls_what_exists(piece: Piece) -> None:
             signature.bind(*node.args, **{keyword.arg or "": None for keyword in node.keywords})
             for keyword in node.keywords:
                 if keyword.arg == "overrides":
-                    load(Config, None, ast.literal_eval(keyword.value))
+                    _read_settings(node.func.attr, ast.literal_eval(keyword.value))
+                if keyword.arg == "policy":
+                    read_policy(ast.literal_eval(keyword.value))
 
 
 def _is_foveal(node: ast.expr) -> bool:
@@ -205,6 +224,7 @@ def test_every_key_says_what_it_means() -> None:
     ("page", "names"),
     [
         ("data.md", [*COLUMNS, *ALLOWED_FORMATS, *REJECTION_CODES]),
+        ("auditing.md", [*KINDS, *findings.COLUMNS, *findings.SEVERITIES, *findings.REPAIRS, *FILES, *MEASURES]),
         ("evaluation.md", list(SplitMetrics.model_fields)),
         ("prediction.md", list(BundleSpec.model_fields)),
         ("training.md", [name for name, value in vars(RunFolder).items() if isinstance(value, property)]),

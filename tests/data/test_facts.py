@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from foveal.data.facts import MEASURES, RECORD, REDUCED_PIXELS, Facts, measure, phash, record
+from foveal.data.facts import MEASURES, RECORD, REDUCED_PIXELS, Facts, look, measure, measured, record
 from foveal.data.sketch import SKETCH_BYTES
 
 GREY = (np.float64(0.299), np.float64(0.587), np.float64(0.114))
@@ -28,7 +28,7 @@ def scene(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return np.clip((total - total.min()) / np.ptp(total) * 255, 0, 255).astype(np.uint8)
 
 
-def measured(pixels: NDArray[np.uint8]) -> dict[str, float]:
+def values_of(pixels: NDArray[np.uint8]) -> dict[str, float]:
     return dict(zip(MEASURES, measure(pixels).values.tolist(), strict=True))
 
 
@@ -48,7 +48,7 @@ def test_each_measure_is_what_it_says(shape: tuple[int, int]) -> None:
     ring = np.ones(shape, bool)
     ring[1:-1, 1:-1] = False
     edges = ndimage.laplace(luma)[1:-1, 1:-1]
-    found = measured(pixels)
+    found = values_of(pixels)
     expected = {
         "brightness": luma.mean() / 255,
         "contrast": luma.std() / 255,
@@ -73,19 +73,19 @@ def test_sharpness_tells_a_blurred_photograph_at_any_size() -> None:
         sharp = noise(height, width) if height < 256 else np.kron(noise(100, 134)[:, :, :1], np.ones((6, 6, 3)))
         sharp = np.ascontiguousarray(sharp[:height, :width].astype(np.uint8))
         blurred = np.stack([ndimage.gaussian_filter(sharp[:, :, i], height / 40) for i in range(3)], axis=2)
-        assert measured(sharp)["sharpness"] > 4 * measured(blurred)["sharpness"]
+        assert values_of(sharp)["sharpness"] > 4 * values_of(blurred)["sharpness"]
 
 
 def test_grey_and_colour_are_told_apart_through_the_noise_of_a_large_photograph() -> None:
     grey = np.repeat(scene(400, 500, 1)[:, :, :1], 3, axis=2)
-    assert measured(grey)["saturation"] == 0.0
+    assert values_of(grey)["saturation"] == 0.0
     flicker = np.clip(grey.astype(int) + np.random.default_rng(0).integers(-4, 5, grey.shape), 0, 255).astype(np.uint8)
-    assert measured(flicker)["saturation"] < 0.01 < measured(scene(400, 500, 2))["saturation"]
+    assert values_of(flicker)["saturation"] < 0.01 < values_of(scene(400, 500, 2))["saturation"]
 
 
 @pytest.mark.parametrize("value", [0, 1, 128, 255])
 def test_a_flat_picture(value: int) -> None:
-    found = measured(np.full((50, 30, 3), value, np.uint8))
+    found = values_of(np.full((50, 30, 3), value, np.uint8))
     flat = {
         "brightness": value / 255,
         "contrast": 0.0,
@@ -104,7 +104,7 @@ def test_a_flat_picture(value: int) -> None:
 
 def test_a_mask_of_two_values() -> None:
     mask = np.repeat((noise(64, 64)[:, :, :1] > 127).astype(np.uint8) * np.uint8(255), 3, axis=2)
-    found = measured(mask)
+    found = values_of(mask)
     assert (found["num_values"], found["top_two_share"]) == (2.0, 1.0)
     assert found["dark_share"] + found["bright_share"] == pytest.approx(1.0)
     assert found["entropy"] == pytest.approx(1.0, abs=0.01)
@@ -155,10 +155,20 @@ def test_the_hash_of_pictures_whose_coefficients_are_zero_is_no_noise_either() -
 
 
 def test_the_hash_stays_near_where_a_picture_is_saved_again() -> None:
-    luma = Image.fromarray(scene(200, 300, 5)).convert("L")
-    smaller = luma.resize((180, 120))
-    assert (phash(luma) ^ phash(smaller)).bit_count() <= 6
-    assert (phash(luma) ^ phash(Image.fromarray(scene(200, 300, 6)).convert("L"))).bit_count() >= 16
+    whole, other = scene(200, 300, 5), scene(200, 300, 6)
+    smaller = np.asarray(Image.fromarray(whole).resize((180, 120)))
+    assert (measure(whole).phash ^ measure(smaller).phash).bit_count() <= 6
+    assert (measure(whole).phash ^ measure(other).phash).bit_count() >= 16
+
+
+def test_many_together_are_measured_as_each_by_itself() -> None:
+    pictures = [scene(50, 60, 1), noise(32, 32), np.zeros((4, 4, 3), np.uint8), noise(1, 9), scene(300, 400, 2)]
+    for one, pixels in zip(measured([look(pixels) for pixels in pictures]), pictures, strict=True):
+        alone = measure(pixels)
+        np.testing.assert_array_equal(one.values, alone.values)
+        np.testing.assert_array_equal(one.sketch, alone.sketch)
+        assert one.phash == alone.phash
+    assert measured([]) == []
 
 
 def test_facts_come_back_from_their_records() -> None:

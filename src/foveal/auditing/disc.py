@@ -126,12 +126,13 @@ def best_turn(
         become the right one, in radians; bool [n], whether it must be mirrored (top to bottom) first.
     """
     # The sum over the waves of a product of one with the conjugate of the other is their correlation at every turn.
-    steps = np.exp(1j * np.arange(NUM_WAVES)[:, None] * np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES)
+    # Of that the real part is wanted, which is a product of real matrices.
+    angles = np.arange(NUM_WAVES)[:, None] * np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES
+    steps = np.concatenate([np.cos(angles), -np.sin(angles)]).astype(np.float32)
     best = []
-    for mirrored in (False, True):
-        first = left if mirrored else left.conj()
-        products = (first * right).sum(axis=1)
-        best.append((products @ steps.astype(np.complex64)).real)
+    for first in (left.conj(), left):
+        products = np.einsum("nrw,nrw->nw", first, right)
+        best.append(np.concatenate([products.real, products.imag], axis=1) @ steps)
     plain, mirror = (each.max(axis=1) for each in best)
     is_mirrored = mirror > plain
     place = np.where(is_mirrored, best[1].argmax(axis=1), best[0].argmax(axis=1))

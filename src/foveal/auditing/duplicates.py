@@ -24,6 +24,7 @@ from foveal.data.facts import Facts
 from foveal.data.manifest import Manifest
 from foveal.data.sketch import SKETCH_SIDE_PX, central_square, luma
 from foveal.data.store import PixelSource
+from foveal.extras import require
 from foveal.progress import Bar, Progress
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ lost in one of them (docs/audit.md)."""
 
 _BLOCK = 2048
 _MOST_A_CELL = 16
+_TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
 _FINE_SIDE_PX = 64
 
@@ -250,51 +252,22 @@ def _nearest(
 ) -> _Hits:
     """Of each picture of a block the few neighbours whose waves agree best."""
     of_waves, _ = waves(sketches)
-    vectors = strengths(of_waves)
-    num_views = vectors.shape[1]
-    found = [np.empty(0, np.uint64)]
-    for query, member, distance in cells.within(vectors.reshape(-1, vectors.shape[2]), CANDIDATE_RADIUS, _MOST_A_CELL):
-        apart = photographs[block[query // num_views]] != photographs[member]
-        found.append(_packed(query[apart], member[apart], distance[apart], num_views))
-    query, member = _nearest_of_each(np.concatenate(found), num_views)
-    place, view = np.divmod(query, num_views)
-    left, right = of_waves[place, view], _complex(whole[member]).reshape(-1, NUM_RINGS, NUM_WAVES)
-    agreement, angle, is_mirrored = best_turn(left, right)
+    place, member, view, distance = cells.within(strengths(of_waves), CANDIDATE_RADIUS, _MOST_A_CELL)
+    apart = photographs[block[place]] != photographs[member]
+    order = np.flatnonzero(apart)[np.lexsort((distance[apart], place[apart]))]
+    place, member, view = place[order], member[order], view[order]
+    near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
+    place, member, view = place[near], member[near], view[near]
+    turns = [
+        best_turn(of_waves[place[part], view[part]], _complex(whole[member[part]]).reshape(-1, NUM_RINGS, NUM_WAVES))
+        for part in (slice(at, at + _TURNS_AT_ONCE) for at in range(0, max(1, len(place)), _TURNS_AT_ONCE))
+    ]
+    agreement, angle, is_mirrored = (np.concatenate(each) for each in zip(*turns, strict=True))
     hits = _Hits(block[place], member, view, angle, is_mirrored, agreement).take(agreement >= LEAST_OF_WAVES)
     order = np.lexsort((-hits.agreement, hits.left))
     hits = hits.take(order)
     rank = np.arange(len(order)) - np.searchsorted(hits.left, hits.left)
     return hits.take(rank < MAX_CANDIDATES)
-
-
-_FAR = 0xFFFF
-"""Distances within the radius as whole numbers from 0 to this."""
-
-
-def _packed(
-    query: NDArray[np.int64], member: NDArray[np.int64], distance: NDArray[np.float32], num_views: int
-) -> NDArray[np.uint64]:
-    """Hits as single numbers that sort by picture, neighbour, distance and view: 11, 32, 16 and 5 bits."""
-    place, view = np.divmod(query, num_views)
-    steps = (np.maximum(distance, 0.0) * np.float32(_FAR / CANDIDATE_RADIUS)).astype(np.int64)
-    return ((((place << 32) + member << 16) + steps << 5) + view).astype(np.uint64)
-
-
-def _nearest_of_each(hits: NDArray[np.uint64], num_views: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each picture the `MAX_NEIGHBOURS` nearest neighbours, each by its nearest view: queries and members.
-
-    A million hits a block are usual, so they are sorted as plain numbers, many times faster than by several keys.
-    """
-    hits = np.sort(hits)
-    pair = hits >> np.uint64(21)
-    is_new = np.ones(len(hits), np.bool_)
-    is_new[1:] = pair[1:] != pair[:-1]
-    hits = hits[is_new].astype(np.int64)
-    view, steps, member, place = hits & 31, hits >> 5 & 0xFFFF, hits >> 21 & 0xFFFFFFFF, hits >> 53
-    order = np.argsort((place << 48) + (steps << 32) + np.arange(len(hits)))
-    place, member, view = place[order], member[order], view[order]
-    near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
-    return place[near] * num_views + view[near], member[near]
 
 
 def verify(
@@ -324,9 +297,11 @@ def verify(
 
 def _in_blocks(work: Callable[[NDArray[np.int64]], T], number: int, size: int, num_workers: int, bar: Bar) -> list[T]:
     """Work on blocks of places in threads, in order; numpy lets go of the interpreter's lock in all that takes long."""
+    threadpoolctl = require("threadpoolctl", extra="train", purpose="share the processors out")
     blocks = [np.arange(at, min(at + size, number)) for at in range(0, number, size)]
     done = []
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="compare") as pool:
+    # Threads of the matrix products within these threads would only stand in each other's way.
+    with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor(num_workers, "compare") as pool:
         for block, result in zip(blocks, pool.map(work, blocks), strict=True):
             done.append(result)
             bar.advance(len(block))

@@ -58,31 +58,44 @@ def apply_leak_policy(manifest: Manifest, policy: LeakPolicy) -> tuple[Manifest,
     earlier = np.full(len(later), len(SPLITS))
     np.minimum.at(earlier, component[split >= 0], split[split >= 0])
     leaked = (split > 0) & (earlier[component] == 0)
-    if not leaked.any() and not ((split == 1) & (later[component] == 2)).any():
+    shared = (split == 1) & (later[component] == 2)
+    if not leaked.any() and not shared.any():
         return manifest, ""
-    counts = ", ".join(
-        f"{int((leaked & (split == code)).sum()):,} of {int((split == code).sum()):,} in {name}"
-        for code, name in enumerate(SPLITS)
-        if code and (split == code).any()
-    )
-    told = f"Images that belong together with one in train, as copies or by their group: {counts}."
+    told = _counted(split, leaked, shared)
     if policy == "error":
-        paths = manifest.column("path")
-        rows = np.flatnonzero(leaked)
-        raise DataError(
-            f"{told} The result on them would say nothing about new images.",
-            problems=[f"{paths[row]} ({SPLITS[split[row]]})" for row in rows[:_MAX_EXAMPLES].tolist()]
-            + ([f"and {len(rows) - _MAX_EXAMPLES:,} more"] if len(rows) > _MAX_EXAMPLES else []),
-            fix="foveal audit DATA shows the pairs and foveal clean moves them to one side; or leave their "
-            "siblings in train out: --set data.leaks=drop; or only be told: --set data.leaks=report.",
-        )
+        raise _refusal(manifest, split, told, leaked if leaked.any() else shared)
     if policy == "report":
-        return manifest, f"{told} They count, and the report gives the accuracy without them, too."
+        meant = "the report gives the accuracy without them, too" if leaked.any() else "a choice by val flatters test"
+        return manifest, f"{told} They count, and {meant}."
     dropped = (split >= 0) & (later[component] > split)
     left = _left_out(manifest, dropped, later[component])
     num_train, num_val = (int((dropped & (split == code)).sum()) for code in (0, 1))
     _check_left(manifest, left)
     return left, f"{told} Left out for that (data.leaks=drop): {num_train:,} images of train, {num_val:,} of val."
+
+
+def _counted(split: NDArray[np.int64], leaked: NDArray[np.bool_], shared: NDArray[np.bool_]) -> str:
+    """How many images of val and test have a sibling in train; where none has, how many of val have one in test."""
+    if not leaked.any():
+        num, of = int(shared.sum()), int((split == 1).sum())
+        return f"Images that belong together with one in test, as copies or by their group: {num:,} of {of:,} in val."
+    counts = ", ".join(
+        f"{int((leaked & (split == code)).sum()):,} of {int((split == code).sum()):,} in {name}"
+        for code, name in enumerate(SPLITS)
+        if code and (split == code).any()
+    )
+    return f"Images that belong together with one in train, as copies or by their group: {counts}."
+
+
+def _refusal(manifest: Manifest, split: NDArray[np.int64], told: str, refused: NDArray[np.bool_]) -> DataError:
+    paths, rows = manifest.column("path"), np.flatnonzero(refused)
+    examples = [f"{paths[row]} ({SPLITS[split[row]]})" for row in rows[:_MAX_EXAMPLES].tolist()]
+    return DataError(
+        f"{told} The result on them would say nothing about new images.",
+        problems=[*examples, *([f"and {len(rows) - _MAX_EXAMPLES:,} more"] if len(rows) > _MAX_EXAMPLES else [])],
+        fix="foveal audit DATA shows the pairs and foveal clean moves them to one side; or leave their siblings in "
+        "earlier splits out: --set data.leaks=drop; or only be told: --set data.leaks=report.",
+    )
 
 
 def _left_out(manifest: Manifest, dropped: NDArray[np.bool_], later: NDArray[np.int64]) -> Manifest:

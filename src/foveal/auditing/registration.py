@@ -65,7 +65,7 @@ class Registration:
         template = self._right[:, self._inside]
         descent = self._descent(template)
         inverse = np.linalg.inv(descent @ descent.transpose(0, 2, 1) + 1e-3 * np.eye(4, dtype=np.float32))
-        matrix, shift = placement.matrix.copy(), placement.shift.copy()
+        matrix, shift = placement.matrix, placement.shift
         target = _standardised(template)
         for _ in range(num_steps):
             seen, is_seen = self._seen(matrix, shift)
@@ -74,8 +74,8 @@ class Registration:
             grow, turn = 1.0 + step[:, 0], step[:, 1]
             scale = 1.0 / (grow**2 + turn**2)
             back = np.stack([grow, turn, -turn, grow], axis=1).reshape(-1, 2, 2) * scale[:, None, None]
-            matrix = np.asarray(matrix @ back, dtype=np.float32)
-            shift = shift - (matrix @ step[:, 2:, None])[:, :, 0]
+            matrix = (matrix @ back).astype(np.float32)
+            shift = (shift - (matrix @ step[:, 2:, None])[:, :, 0]).astype(np.float32)
         return Placement(matrix, shift)
 
     def _descent(self, template: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,7 +140,7 @@ def smoothed(pictures: NDArray[np.float32], sigma_px: float) -> NDArray[np.float
     matrix = np.zeros((side, side), np.float32)
     for offset, weight in zip(reach, kernel, strict=True):
         np.add.at(matrix, (places, np.clip(places + offset, 0, side - 1)), weight)
-    result: NDArray[np.float32] = matrix @ pictures @ matrix.T
+    result: NDArray[np.float32] = (matrix @ pictures @ matrix.T).astype(np.float32, copy=False)
     return result
 
 

@@ -198,11 +198,12 @@ def _sides(
     is_drawn = np.ones(counts.shape[1], dtype=np.bool_)
     if rule == "auto":
         before, after = rows.counts(), _counts_with(rows, cut, side[component[cut]])
-        suffers = (after[: len(SPLITS)] < (1 - _MOST_LOST) * before[: len(SPLITS)]).any(axis=0)
-        if not suffers.any():
+        less = np.asarray(after[: len(SPLITS)] < (1 - _MOST_LOST) * before[: len(SPLITS)])
+        suffers = np.flatnonzero(less.any(axis=0))
+        if not len(suffers):
             return side, "train"
         is_drawn[:] = False
-        is_drawn[component[cut[suffers[rows.label[cut]]]]] = True
+        is_drawn[component[cut[np.isin(rows.label[cut], suffers)]]] = True
         rule = "balance" if is_drawn[component[cut]].all() else "auto"
     drawn = is_drawn[component[cut]]
     _draw_sides(rows, component, cut, drawn, side)
@@ -217,7 +218,8 @@ def _counts_with(rows: Rows, cut: Integers, sides: Integers) -> Integers:
 
 
 def _first_side(counts: Integers, order: tuple[int, ...]) -> Integers:
-    return np.asarray(order)[(counts[list(order)] > 0).argmax(axis=0)]
+    first: Integers = np.asarray(order)[(counts[list(order)] > 0).argmax(axis=0)]
+    return first
 
 
 def _draw_sides(rows: Rows, component: Integers, cut: Integers, drawn: Mask, side: Integers) -> None:

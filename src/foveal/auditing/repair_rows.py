@@ -251,9 +251,9 @@ class Rows:
         columns: list[tuple[str, NDArray[np.object_], NDArray[np.object_]]] = [
             ("label", names[label], names[self.label]),
             ("split", sides[split], sides[self.split]),
-            ("fold", *(np.where(each == NO_FOLD, None, each.astype(object)) for each in (fold, self.fold))),
+            ("fold", _fold_names(fold), _fold_names(self.fold)),
             ("group", old_group, new_group),
-            ("status", *(states[each.astype(np.int64)] for each in (usable, self.usable))),
+            ("status", states[usable.astype(np.int64)], states[self.usable.astype(np.int64)]),
         ]
         before: dict[int, str] = {}
         after: dict[int, str] = {}
@@ -307,3 +307,9 @@ def told(kind: str, detail: str | None) -> str:
 
 def _once(texts: Iterator[str]) -> str:
     return "; ".join(dict.fromkeys(texts))
+
+
+def _fold_names(folds: NDArray[np.int64]) -> NDArray[np.object_]:
+    names: NDArray[np.object_] = folds.astype(object)
+    names[folds == NO_FOLD] = None
+    return names

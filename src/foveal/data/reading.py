@@ -1,6 +1,5 @@
 """What a file is: known from the store, or else read, hashed, decoded, checked, cut, measured and scaled."""
 
-import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.facts import FACTS_VERSION, RECORD, measure, record
+from foveal.data.facts import FACTS_VERSION, RECORD, Look, look, measured, record
 from foveal.data.store import ImageFacts, Place, SampleFacts, Store, box_key, form_name, policy_name
 from foveal.files import sha256_bytes, sha256_file
 from foveal.pixels.policy import Decoded, Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
@@ -19,6 +18,8 @@ from foveal.pixels.strict_jpeg import CORRUPT_JPEG, JPEG_CHECK_VERSION, is_avail
 from foveal.types import Box
 
 READ_AT_ONCE_BYTES = 64 << 20
+CHECKED_BYTES = 1 << 30
+"""A larger JPEG is not checked: no picture that is not refused for its size fills so much, whatever is behind it."""
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,23 @@ class Reader:
         loaded = [_load(file.path) for file in wanted]
         hashed = [(one[1], file.boxes) for one, file in zip(loaded, wanted, strict=True) if not isinstance(one, str)]
         known = iter(self.known(hashed))
-        found = []
+        found: list[Found] = []
+        looks: list[tuple[Look, int, int]] = []
         for one, file in zip(loaded, wanted, strict=True):
             if isinstance(one, str):
                 found.append(Found(None, unreadable=one))
                 continue
             there = next(known)
-            found.append(there if there.image else self._decoded(*one, file.boxes, there.samples))
-        return found
+            found.append(there if there.image else self._decoded(*one, file.boxes, there.samples, looks))
+        return _with_facts(found, looks)
 
     def _decoded(
-        self, content: bytes | Path, sha256: str, boxes: Sequence[Box | None], there: Sequence[Sample]
+        self,
+        content: bytes | Path,
+        sha256: str,
+        boxes: Sequence[Box | None],
+        there: Sequence[Sample],
+        looks: list[tuple[Look, int, int]],
     ) -> Found:
         jpeg_check = 0
         if not there:
@@ -171,19 +178,50 @@ class Reader:
             return Found(None, unreadable=_unreadable(error))
         height, width = decoded.pixels.shape[:2]
         image = ImageFacts(sha256, width, height, decoded.mode, decoded.format, "; ".join(decoded.notes))
-        samples = (self._sample(decoded, box, known, jpeg_check) for box, known in zip(boxes, there, strict=True))
+        unmeasured = SampleFacts(b"", FACTS_VERSION, jpeg_check)
+        samples = [
+            self._sample(decoded, box, known, unmeasured, looks) for box, known in zip(boxes, there, strict=True)
+        ]
         return Found(image, tuple(samples), is_new=True)
 
-    def _sample(self, decoded: Decoded, box: Box | None, known: Sample, jpeg_check: int) -> Sample:
+    def _sample(
+        self,
+        decoded: Decoded,
+        box: Box | None,
+        known: Sample,
+        facts: SampleFacts,
+        looks: list[tuple[Look, int, int]],
+    ) -> Sample:
+        """Cut, look at and scale one sample; where its facts are not known, a look is added to `looks`."""
         try:
             pixels = decoded.pixels if box is None else crop_box(decoded.pixels, box, self.recipe.margin)
         except ImageRejectedError as error:
             return Sample(None, None, fault=str(error))
-        height, width = pixels.shape[:2]
-        facts = known.facts or SampleFacts(record(measure(pixels), width, height), FACTS_VERSION, jpeg_check)
+        if known.facts:
+            facts = known.facts
+        else:
+            looks.append((look(pixels), pixels.shape[1], pixels.shape[0]))
         if known.place and known.place.shard:
             return Sample(known.place, facts)
         return Sample(None, facts, to_store(pixels, self.recipe.geometry) if self.keep_pixels else None)
+
+
+def _with_facts(found: list[Found], looks: Sequence[tuple[Look, int, int]]) -> list[Found]:
+    """Put the records of the samples that were looked at in their places."""
+    if not looks:
+        return found
+    measurements = measured([one for one, _, _ in looks])
+    records = iter([record(m, width, height) for m, (_, width, height) in zip(measurements, looks, strict=True)])
+    for number, one in enumerate(found):
+        if one.is_new:
+            samples = tuple(
+                sample._replace(facts=sample.facts._replace(record=next(records)))
+                if sample.facts and not sample.facts.record
+                else sample
+                for sample in one.samples
+            )
+            found[number] = one._replace(samples=samples)
+    return found
 
 
 def _is_current(format_name: str | None, facts: SampleFacts | None) -> bool:
@@ -220,10 +258,10 @@ def _unreadable(error: OSError) -> str:
 
 
 def _check_jpeg(content: bytes | Path) -> None:
-    if isinstance(content, bytes):
-        fault = jpeg_fault(content)
-    else:
-        with content.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            fault = jpeg_fault(mapped[:])
+    if isinstance(content, Path):
+        if content.stat().st_size > CHECKED_BYTES:
+            return
+        content = content.read_bytes()
+    fault = jpeg_fault(content)
     if fault:
         raise ImageRejectedError(f"{CORRUPT_JPEG}: {fault}", "damaged")

@@ -35,6 +35,8 @@ def central_square(luma: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
         uint8 [side_px, side_px].
     """
     height, width = luma.shape
+    if height == width == side_px:
+        return luma
     shorter = min(height, width)
     left, top = (width - shorter) // 2, (height - shorter) // 2
     method = Image.Resampling.BOX if shorter >= side_px else Image.Resampling.BICUBIC

@@ -19,6 +19,7 @@ Change = tuple[str, tuple[object, ...]]
 """A statement with its values."""
 
 _KEYS_AT_ONCE = 500
+_CACHE_KIB = 32 << 10
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -57,6 +58,7 @@ class Index:
             half_open.callback(self._connection.close)
             self._share()
             self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._connection.executescript(_SCHEMA)
             half_open.pop_all()
 

@@ -18,7 +18,6 @@ import struct
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 JPEG_CHECK_VERSION = 1
@@ -45,10 +44,18 @@ _END_MARKER = b"\xff\xd9"
 _SCAN = 0xDA
 
 
-@cache
 def is_available() -> bool:
     """Whether the library that can tell is installed."""
-    return find_spec("simplejpeg") is not None
+    return _decoder() is not None
+
+
+@cache
+def _decoder() -> Callable[..., Any] | None:
+    try:
+        decoder: Callable[..., Any] = import_module("simplejpeg").decode_jpeg
+    except ImportError:
+        return None
+    return decoder
 
 
 def jpeg_fault(content: bytes) -> str | None:
@@ -76,17 +83,11 @@ def jpeg_fault(content: bytes) -> str | None:
     return _fault_of_left_over(content) if int(found[2], 16) == _END_OF_IMAGE else LEFT_OVER
 
 
-@cache
-def _decoder() -> Callable[..., Any]:
-    decoder: Callable[..., Any] = import_module("simplejpeg").decode_jpeg
-    return decoder
-
-
 def _warning(content: bytes) -> str | None:
     """The first thing that libjpeg finds to say, or None."""
-    if not is_available():
-        return None
     decode = _decoder()
+    if decode is None:
+        return None
     for colours in ("GRAY", "CMYK"):
         try:
             # All codes are read whatever is made of them, so the smallest picture does.
