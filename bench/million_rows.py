@@ -146,7 +146,7 @@ def find(folder: Path, out: Path) -> dict[str, Any]:
         sketch=sketches,
     )  # fmt: skip
     started = time.perf_counter()
-    pairs = find_duplicates(manifest, facts, SketchPixels(sketches), Silence())
+    pairs = find_duplicates(manifest, facts, SketchPixels(sketches), num_workers=2, progress=Silence())
     seconds = time.perf_counter() - started
     findings = [*exact_duplicates(manifest, pairs).findings, *near_duplicates(manifest, pairs).findings]
     out.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,10 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import image_factory as factory  # noqa: E402
-from PIL import Image  # noqa: E402
-from textured import COPIES, encoded, pictures, pixels_of, textured  # noqa: E402
+from PIL import Image
+
+import image_factory as factory
+from textured import COPIES, encoded, pictures, pixels_of, textured
 
 NUM_PLAIN = {"train": 14, "val": 5, "test": 6}
 """Pictures with nothing wrong, in each of the two classes of each split."""
@@ -50,7 +51,7 @@ USABLE = (
 """Files of odd kinds below train/dog that are read as the pixel policy says."""
 ODD_NAMES = (
     *("31 nfc \u00e9.png", "31 nfd e\u0301.png", "31 line\nbreak.png", "31 'quote\" & <b>.png", "-31 leading dash.png"),
-    *("=HYPERLINK(\"x\").png", "31 <img src=x onerror=alert(1)>.png", "31" + "\u00fc" * 124 + ".png"),
+    *('=HYPERLINK("x").png', "31 <img src=x onerror=alert(1)>.png", "31" + "\u00fc" * 124 + ".png"),
 )
 COPIED = ("re-encoded", "resized", "mirrored", "turned by 90°", "turned by 8°", "brightened", "cropped by 5 %")
 """How pictures of train came to test, beside one of the same bytes."""

@@ -204,25 +204,9 @@ def _deep(
     if not config.audit.deep:
         why = "needs a network: add --deep."
         return (), [{"check": name, "status": "skipped", "detail": why} for name in ("off_domain", "wrong_label")]
-    from foveal.data.ingest import Recipe, ingest
-    from foveal.data.sizes import peek_sizes
-    from foveal.experiments.deep_audit import deep_findings
-    from foveal.pixels.policy import PixelPolicy
-    from foveal.training.resolve import Facts, geometry_of, resolve
+    from foveal.experiments.deep_audit import audit_deeply
 
-    sizes, num_samples = peek_sizes(known.manifest), len(known.manifest.usable())
-    # The form in which training will want the images, so that it finds them in the store.
-    resolved = resolve(config, Facts(scanned.format, num_samples, num_samples, sizes.shorter_side_px, sizes.aspect))
-    geometry = geometry_of(resolved)
-    ingested = ingest(
-        scanned.manifest,
-        Recipe(geometry, PixelPolicy(background=resolved.data.background), resolved.data.box_margin),
-        keep_pixels=resolved.data.store == "on",
-        cap_bytes=int(resolved.data.store_cap_gib * (1 << 30)),
-        num_workers=resolved.data.num_workers,
-        progress=progress,
-    )
-    result = deep_findings(known.manifest, ingested.source, geometry, known.clusters, config=config, progress=progress)
+    result = audit_deeply(scanned, known.manifest, known.clusters, config, progress)
     return result.findings, result.checks
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foveal.api.audit import AuditResult, audit
 from foveal.api.predict import predict
 from foveal.api.results import PredictResult, TrainResult
 from foveal.api.train import train
@@ -33,20 +34,27 @@ class DemoResult:
 
     Attributes:
         images: the digits as PNG files in class folders.
+        audit: what is to be known of them.
         training: the run.
         prediction: of a few test images.
     """
 
     images: Path
+    audit: AuditResult
     training: TrainResult
     prediction: PredictResult
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"images": str(self.images), **self.training.to_dict(), "prediction": self.prediction.to_dict()}
+        return {
+            "images": str(self.images),
+            "audit": self.audit.to_dict(),
+            **self.training.to_dict(),
+            "prediction": self.prediction.to_dict(),
+        }
 
     def _repr_html_(self) -> str:
-        return self.training._repr_html_() + self.prediction._repr_html_()
+        return self.audit._repr_html_() + self.training._repr_html_() + self.prediction._repr_html_()
 
 
 def demo(
@@ -56,10 +64,10 @@ def demo(
     force: bool = False,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Write the digits as images, train on them, evaluate, report, and predict some of the test images.
+    """Write the digits as images, audit them, train on them, evaluate, report, and predict some of the test images.
 
     Args:
-        out: folder for the images, the run and the predictions.
+        out: folder for the images, the audit, the run and the predictions.
         overrides: changes to the demo's configuration.
         force: whether to start anew where a demo was made before.
         progress: where to show it.
@@ -76,12 +84,13 @@ def demo(
         )
     images = folder / "digits"
     progress.say(f"Writing {write_digits(images):,} handwritten digits to {images}.")
+    audited = audit(images, folder / "audit", force=force, progress=progress)
     training = train(images, folder / "run", overrides=(*RECIPE, *overrides), force=force, progress=progress)
     manifest = Manifest.read(training.run / "manifest.parquet")
     paths = manifest.absolute_paths()
     tested = [paths[row] for row in manifest.of_split("test")[:NUM_PREDICTED].tolist()]
     prediction = predict(training.run, tested, out=folder / "predictions.csv")
-    return DemoResult(images, training, prediction)
+    return DemoResult(images, audited, training, prediction)
 
 
 def write_digits(folder: Path) -> int:

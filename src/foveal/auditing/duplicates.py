@@ -29,6 +29,9 @@ from foveal.progress import Bar, Progress
 
 T = TypeVar("T")
 
+SEARCH_VERSION = 1
+"""To be raised with any change to what is found: results that are remembered are then searched anew."""
+
 CANDIDATE_RADIUS = 0.14
 MAX_NEIGHBOURS, MAX_CANDIDATES = 32, 6
 """Of each picture, the neighbours whose waves are compared, and of these the ones that are laid over it."""
@@ -36,11 +39,12 @@ LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.86, 0.70, 0.84, 0.92
 """The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
 lost in one of them (docs/audit.md)."""
 
-_BLOCK = 2048
+_BLOCK = 1024
 _MOST_A_CELL = 16
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
 _FINE_SIDE_PX = 64
+_TELLING_SIDE_PX = 24.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,23 @@ def find_duplicates(
     photographs = manifest.codes("path")
     candidates = find_candidates(facts.sketch, rows, photographs, num_workers=num_workers, progress=progress)
     near = verify(candidates, facts.sketch, source, num_workers=num_workers, progress=progress)
-    return Pairs.joined([exact, near])
+    side = np.fmin(facts.width_px, facts.height_px)
+    return Pairs.joined([exact, near.take(near.similarity >= least_similarity(side[near.left], side[near.right]))])
+
+
+def least_similarity(left_px: NDArray[np.float64], right_px: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From which similarity on two pictures are copies: the fewer pixels there are, the more alike these must be.
+
+    Two handwritten digits of 8 x 8 pixels agree by chance as well as copies of photographs do after all that befalls
+    them.
+
+    Args:
+        left_px: float64 [n], shorter sides.
+        right_px: the same of the others.
+    """
+    share = np.minimum(np.minimum(left_px, right_px) / _TELLING_SIDE_PX, 1.0)
+    result: NDArray[np.float64] = 1.0 - (1.0 - LEAST_AT_64) * share**2
+    return result
 
 
 def exact_pairs(manifest: Manifest) -> Pairs:

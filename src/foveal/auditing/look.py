@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.auditing.duplicates import Pairs, exact_pairs, find_duplicates, group_copies
+from foveal.auditing.remembered import remembered
 from foveal.data.config import DataConfig
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
@@ -50,10 +51,13 @@ def look(manifest: Manifest, config: DataConfig, *, near_duplicates: bool, progr
 
 
 def with_copies(ingested: Ingested, *, near_duplicates: bool, num_workers: int, progress: Progress) -> Looked:
-    """Search for copies among what a decode pass has found."""
+    """Search for copies among what a decode pass has found; what was found before is remembered."""
     if near_duplicates:
-        pairs = find_duplicates(
-            ingested.manifest, ingested.facts, ingested.source, num_workers=num_workers, progress=progress
+        pairs = remembered(
+            ingested.manifest,
+            lambda: find_duplicates(
+                ingested.manifest, ingested.facts, ingested.source, num_workers=num_workers, progress=progress
+            ),
         )
     else:
         pairs = exact_pairs(ingested.manifest)

@@ -1,6 +1,6 @@
 """What a file's name says of its making: the stem of its original, and how sure that is.
 
-Names are read by RE2 through Arrow, whole columns at a time. A pattern never decides alone: `foveal.auditing.names` asks
+Names are read by RE2 through Arrow, whole columns at a time. A pattern never decides alone: `auditing.names` asks
 whether the original is there, or whether several files name the same one.
 """
 

@@ -25,7 +25,7 @@ from foveal.cli.shell import (
 
 @app.command(epilog=examples("foveal demo", "foveal demo --out /tmp/digits --json"))
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, run and predictions go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, audit, run and predictions go.")] = Path("demo"),
     overrides: Overrides = None,
     seed: Seed = None,
     device: Device = None,
@@ -33,7 +33,7 @@ def demo(
     force: Force = False,
     debug: Debug = False,
 ) -> None:
-    """The whole job on real handwritten digits, with no network: train, evaluate, report, predict."""
+    """The whole job on real handwritten digits, with no network: audit, train, evaluate, report, predict."""
     with verb(debug, out / "run"):
         from foveal.api.demo import demo as run
 
@@ -45,6 +45,7 @@ def demo(
             [
                 headline("test", test),
                 f"Predictions of {done.prediction.num_ok} test images: {done.prediction.table}",
+                f"Audit: {done.audit.report}",
                 f"Report: {done.training.report}",
             ],
             [

@@ -20,7 +20,10 @@ from foveal.auditing.off_domain import (
 )
 from foveal.auditing.wrong_labels import Suspect, wrong_labels
 from foveal.data.batches import Batch, Batches
+from foveal.data.ingest import Recipe, ingest
 from foveal.data.manifest import Manifest
+from foveal.data.scan import ScanResult
+from foveal.data.sizes import peek_sizes
 from foveal.data.split import connected, siblings
 from foveal.data.store import PixelSource
 from foveal.data.stratify import stratify
@@ -29,10 +32,10 @@ from foveal.extras import require
 from foveal.model.build import build, pretrained_facts
 from foveal.model.features import pooled_features
 from foveal.model.weights import load_weights, weights_cached
-from foveal.pixels.policy import Geometry
+from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.progress import Bar, Progress
 from foveal.training.config import Config
-from foveal.training.resolve import Facts, architecture_of, resolve
+from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
 
 MIN_INDEPENDENT = 3 * NUM_FOLDS
 """Independent images that a class needs for its labels to be judged: each model then has learnt from eight or more."""
@@ -83,6 +86,36 @@ class _Judged:
             return ""
         few = f"fewer than {MIN_INDEPENDENT} independent images, and their labels were not judged"
         return f"; {self.num_left_out} {'class has' if self.num_left_out == 1 else 'classes have'} {few}"
+
+
+def audit_deeply(
+    scanned: ScanResult, manifest: Manifest, clusters: Integers, config: Config, progress: Progress
+) -> DeepResult:
+    """Bring the pictures into the form that the network wants, and look at them; see `deep_findings`.
+
+    Args:
+        scanned: DATA as it was read, before the decode pass.
+        manifest: the same rows after it.
+        clusters: int64 [rows], copies of one original; -1 alone.
+        config: the whole configuration.
+        progress: where to show it.
+    """
+    require("cleanlab", extra="labels", purpose="find labels that are probably wrong")
+    if not _is_at_hand(config):
+        # Small networks want small pictures, and not the size of weights that are not there.
+        config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "none"})})
+    sizes, num_samples = peek_sizes(manifest), len(manifest.usable())
+    resolved = resolve(config, Facts(scanned.format, num_samples, num_samples, sizes.shorter_side_px, sizes.aspect))
+    geometry, data = geometry_of(resolved), resolved.data
+    ingested = ingest(
+        scanned.manifest,
+        Recipe(geometry, PixelPolicy(background=data.background), data.box_margin),
+        keep_pixels=data.store == "on",
+        cap_bytes=int(data.store_cap_gib * (1 << 30)),
+        num_workers=data.num_workers,
+        progress=progress,
+    )
+    return deep_findings(manifest, ingested.source, geometry, clusters, config=config, progress=progress)
 
 
 def deep_findings(

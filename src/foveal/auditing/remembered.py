@@ -1,0 +1,53 @@
+"""Copies that were found before: the search is made once for a set of pictures, and every run knows."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from foveal.auditing.duplicates import SEARCH_VERSION, Pairs
+from foveal.data.cache import cache_folder
+from foveal.data.facts import FACTS_VERSION
+from foveal.data.manifest import BOX_COLUMNS, Manifest
+from foveal.files import atomic_writer
+
+_MOST_FILES = 200
+
+
+def remembered(manifest: Manifest, search: Callable[[], Pairs]) -> Pairs:
+    """The pairs of these very rows in this order, from the cache, or else searched and kept.
+
+    Args:
+        manifest: after the decode pass.
+        search: finds them.
+    """
+    file = cache_folder() / "copies" / f"{_key(manifest)}.npz"
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            pairs = Pairs(**{name: found[name] for name in Pairs.__dataclass_fields__})
+        file.touch()  # so that the least recently used go first
+        return pairs
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pairs = search()  # not there, or damaged: it is only a cache
+    with atomic_writer(file) as stream:
+        np.savez(stream, **{name: getattr(pairs, name) for name in Pairs.__dataclass_fields__})
+    _forget_old(file.parent)
+    return pairs
+
+
+def _key(manifest: Manifest) -> str:
+    """What the result depends on: contents and boxes in their order, which rows share a photograph, and the rules."""
+    digest = hashlib.sha256(f"{SEARCH_VERSION} {FACTS_VERSION} {len(manifest)}".encode())
+    digest.update(np.where(manifest.is_usable(), manifest.codes("path"), -1).tobytes())
+    digest.update("\0".join(text or "" for text in manifest.table["sha256"].to_pylist()).encode())
+    for name in BOX_COLUMNS:
+        digest.update(manifest.column(name).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _forget_old(folder: Path) -> None:
+    files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[_MOST_FILES:]:
+        file.unlink(missing_ok=True)
