@@ -24,16 +24,23 @@ def remembered(manifest: Manifest, search: Callable[[], Pairs]) -> Pairs:
         search: finds them.
     """
     file = cache_folder() / "copies" / f"{_key(manifest)}.npz"
+    pairs = _read(file)
+    if pairs is None:
+        pairs = search()
+        with atomic_writer(file) as stream:
+            np.savez(stream, **{name: getattr(pairs, name) for name in Pairs.__dataclass_fields__})
+        _forget_old(file.parent)
+    return pairs
+
+
+def _read(file: Path) -> Pairs | None:
+    """What is remembered; None where nothing is, or it is damaged, for it is only a cache."""
     try:
         with np.load(file, allow_pickle=False) as found:
             pairs = Pairs(**{name: found[name] for name in Pairs.__dataclass_fields__})
         file.touch()  # so that the least recently used go first
-        return pairs
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pairs = search()  # not there, or damaged: it is only a cache
-    with atomic_writer(file) as stream:
-        np.savez(stream, **{name: getattr(pairs, name) for name in Pairs.__dataclass_fields__})
-    _forget_old(file.parent)
+        return None
     return pairs
 
 

@@ -25,7 +25,7 @@ from foveal.cli.shell import (
 
 @app.command(epilog=examples("foveal demo", "foveal demo --out /tmp/digits --json"))
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, audit, run and predictions go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("demo"),
     overrides: Overrides = None,
     seed: Seed = None,
     device: Device = None,
