@@ -51,7 +51,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"foveal {__version__}")
+        typer.echo(f"foveal {__version__}")
         raise typer.Exit
 
 
@@ -122,10 +122,10 @@ def finish(
 ) -> None:
     """Print what was written and what to type next; with --json the result alone."""
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
         return
     for line in (*lines, "Next:" if len(next_commands) == 1 else "Try next:", *(f"  {each}" for each in next_commands)):
-        print(line, file=stream or sys.stdout)
+        typer.echo(line, file=stream)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -168,7 +168,7 @@ def verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
 def _fail(message: str, exit_code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    typer.echo(message, err=True)
     raise typer.Exit(exit_code) from None
 
 
