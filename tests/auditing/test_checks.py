@@ -52,7 +52,7 @@ def test_what_matters_is_on_top_and_says_how_much() -> None:
         ("warning", "near_duplicate", 13, "regroup"),
     ]
     assert entries[0]["sentence"] == (
-        "12 of 120 test images (10.0 %) have a copy or sibling in training; worst in class 'c0' (12 of 80)."
+        "12 of 120 test images (10.0 %) have a copy or sibling in training; worst in class 'c0' (12 of 40)."
     )
     assert entries[1]["sentence"] == "1 image is also filed under another class: 'c0' and 'c1'."
     assert entries[2]["sentence"] == "1 image (0.2 %) is blank."

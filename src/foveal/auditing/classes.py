@@ -82,8 +82,10 @@ def class_too_small(manifest: Manifest, components: Integers, config: ClassesCon
             continue
         severity: Severity = "warning" if count < num_folds else "note"
         is_short = bool(to_draw or waiting.any()) and can_be_drawn[number] < needed[number]
-        detail = f"{num_images[number]:,} images"
-        detail += f", of which {count:,} independent" if count < num_images[number] else ", all independent"
+        detail = f"{num_images[number]:,} image{'s' if num_images[number] > 1 else ''}"
+        detail += (
+            f", of which {count:,} independent" if count < num_images[number] else ", all independent" * (count > 1)
+        )
         if is_short:
             severity = "blocking"
             detail += f"; to draw {' and '.join(['train', *to_draw])}, at least {needed[number]} are needed"
@@ -132,7 +134,7 @@ def class_names_alike(manifest: Manifest) -> Checked:
         largest, *others = sorted(numbers, key=lambda number: -counts[number])
         for number in others:
             one, two = manifest.class_names[number], manifest.class_names[largest]
-            detail = f"{one!r} has {counts[number]:,} images and {two!r} has {counts[largest]:,}."
+            detail = f"{one!r} has {counts[number]:,} and {two!r} has {counts[largest]:,} images."
             findings.append(
                 Finding(
                     "class_names_alike",

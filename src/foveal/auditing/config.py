@@ -82,8 +82,8 @@ class AuditConfig(Section):
     copies_by_name: bool = True
     """Whether file names such as x_aug_3 or 'x (1)' tell which files are copies of one original."""
     deep: bool = False
-    """Whether to train a quick model where no pretrained weights are at hand, for off-domain pictures and wrong
-    labels."""
+    """Whether a network looks for pictures that do not belong and for wrong labels: the pretrained one of `model` where
+    its weights are on this machine, else a quick one that is trained here."""
     num_folds: int = Field(default=5, ge=2, le=50)
     """Folds that cross-validation will want; a class with fewer independent images is told."""
     quality: QualityConfig = QualityConfig()

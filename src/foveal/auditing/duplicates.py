@@ -37,14 +37,15 @@ MAX_NEIGHBOURS, MAX_CANDIDATES = 32, 6
 """Of each picture, the neighbours whose waves are compared, and of these the ones that are laid over it."""
 LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.86, 0.70, 0.84, 0.92
 """The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
-lost in one of them (docs/audit.md)."""
+lost in one of them (docs/auditing.md)."""
 
 _BLOCK = 1024
-_MOST_A_CELL = 16
+_MOST_A_CELL = 32
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
 _FINE_SIDE_PX = 64
 _TELLING_SIDE_PX = 24.0
+_SMALLEST_CHAIN, _LONGEST_SET = 12, 300
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,32 @@ def find_duplicates(
     candidates = find_candidates(facts.sketch, rows, photographs, num_workers=num_workers, progress=progress)
     near = verify(candidates, facts.sketch, source, num_workers=num_workers, progress=progress)
     side = np.fmin(facts.width_px, facts.height_px)
-    return Pairs.joined([exact, near.take(near.similarity >= least_similarity(side[near.left], side[near.right]))])
+    near = near.take(near.similarity >= least_similarity(side[near.left], side[near.right]))
+    return Pairs.joined([exact, without_chains(near, len(rows))])
+
+
+def without_chains(pairs: Pairs, num_pictures: int) -> Pairs:
+    """Pairs without those that chain pictures together which are alike by nature, such as plain shapes.
+
+    Copies of one original are a small set, be there dozens of them. Where a set takes in a tenth of the data, or
+    hundreds, its pictures are so plain that turned, zoomed and shifted they all agree: such sets are asked for more and
+    more agreement until they fall apart.
+
+    Args:
+        pairs: pairs of different bytes.
+        num_pictures: how many pictures were compared.
+    """
+    most = min(max(_SMALLEST_CHAIN, num_pictures // 10), _LONGEST_SET)
+    for least in (0.94, 0.96, 0.98, 0.99, 0.995, 2.0):
+        if not len(pairs):
+            break
+        ends, places = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
+        component = components(len(ends), places[: len(pairs)], places[len(pairs) :])
+        size = np.bincount(component)[component[places[: len(pairs)]]]
+        if not (size > most).any():
+            break
+        pairs = pairs.take((size <= most) | (pairs.similarity >= least))
+    return pairs
 
 
 def least_similarity(left_px: NDArray[np.float64], right_px: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "animated": Kind("Animations and files of several pages", "sample", "frames", "Only the first frame is used."),
     # Pictures that say little
-    "blank": Kind("Blank pictures", "sample", "contrast, 0..1", "There is nothing in them to learn."),
+    "blank": Kind("Blank pictures", "sample", "contrast, 0..0.5", "There is nothing in them to learn."),
     "tiny": Kind("Tiny pictures", "sample", "shorter side, pixels", "They hold less detail than the rest."),
     "blurred": Kind("Blurred pictures", "sample", "sharpness", "They lack the detail that the rest has."),
     "dark": Kind("Dark pictures", "sample", "brightness, 0..1", "What they show is nearly black."),
@@ -124,7 +124,7 @@ KINDS: Mapping[str, Kind] = {
         "balanced accuracy of telling the class by these facts alone, cross-validated, 0..1",
         "Size, format, brightness or border give the class away; a model will learn them in place of what is shown.",
     ),
-    # With --deep, or where the weights are at hand
+    # With --deep
     "off_domain": Kind(
         "Pictures that do not belong",
         "sample",

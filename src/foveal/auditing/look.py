@@ -55,6 +55,7 @@ def with_copies(ingested: Ingested, *, near_duplicates: bool, num_workers: int, 
     if near_duplicates:
         pairs = remembered(
             ingested.manifest,
+            ingested.facts,
             lambda: find_duplicates(
                 ingested.manifest, ingested.facts, ingested.source, num_workers=num_workers, progress=progress
             ),

@@ -107,9 +107,9 @@ def _leak(found: Sequence[Finding], context: _Context) -> str:
 
 
 def _worst_share(found: Sequence[Finding], context: _Context) -> str:
-    """The class with the largest share of its val and test images among the findings, of those with at least two."""
+    """The class with the largest share of its images among the findings, in the splits that they are about."""
     counts = Counter(context.label_of(each) for each in found)
-    evaluated = context.splits > 0
+    evaluated = np.isin(context.splits, [context.splits[each.row] for each in found if each.row is not None])
     labels, totals = np.unique(context.labels[evaluated].astype(str), return_counts=True)
     if len(labels) < 2 or len(found) < 2:
         return ""

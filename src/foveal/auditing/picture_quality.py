@@ -188,9 +188,10 @@ def _blurred(facts: Facts, seen: Mask, config: QualityConfig) -> _Suspects:
     """Far less sharp than the median, and far out in the distribution of the logarithm, by median and MAD.
 
     Pictures that hold no fine detail, such as a clear sky, can look the same; pictures that are soft throughout, such
-    as cuttings of a few pixels that were enlarged, hide a blur.
+    as cuttings of a few pixels that were enlarged, hide a blur. Of flat ones and of lines there is nothing to tell.
     """
     sharpness = facts.measure("sharpness").astype(np.float64)
+    seen = seen & (sharpness > 0.0)
     usual = _usual(sharpness, seen)
     logs = np.log(np.maximum(sharpness, 1e-6))
     spread = _MAD_TO_SIGMA * _usual(np.abs(logs - _usual(logs, seen)), seen)

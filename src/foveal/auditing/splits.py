@@ -25,9 +25,9 @@ def class_missing_in_split(manifest: Manifest) -> Checked:
             others = int(counts[:, number].sum())
             severity: Severity = "warning"
             if name == "train":
-                severity, detail = "blocking", f"Its {others:,} images are all outside train, so it cannot be learnt."
+                severity, detail = "blocking", f"{_all_of(others)} outside train, so it cannot be learnt."
             else:
-                detail = f"None of its {others:,} images is in {name}, so nothing is measured there."
+                detail = f"{_all_of(others)} outside {name}, so nothing is measured there."
             findings.append(
                 Finding(
                     "class_missing_in_split",
@@ -86,6 +86,10 @@ def _other_shares(counts: NDArray[np.int64], code: int, class_names: tuple[str, 
         f"The classes of {SPLITS[code]} have other shares than those of train: {class_names[most]!r} is "
         f"{100 * came[most]:.1f} % of {SPLITS[code]} and {100 * expected[most]:.1f} % of train."
     )
+
+
+def _all_of(num_images: int) -> str:
+    return "Its one image lies" if num_images == 1 else f"All of its {num_images:,} images lie"
 
 
 def _counts(manifest: Manifest) -> NDArray[np.int64] | None:

@@ -73,7 +73,7 @@ RECORD = np.dtype(
         ("sketch", "u1", (SKETCH_BYTES,)),
     ]
 )
-"""The facts of one sample as they are kept: a few hundred bytes."""
+"""The facts of one sample as they are kept: about a kilobyte."""
 _RECORD_HEAD = struct.Struct("<IIQ")
 
 

@@ -103,7 +103,8 @@ def check_num_pixels(width: int, height: int, max_pixels: int) -> None:
     """
     if width * height > max_pixels:
         raise ImageRejectedError(
-            f"{width} x {height} is {width * height:,} pixels; at most {max_pixels:,} are allowed", "too_large"
+            f"too many pixels: {width} x {height} are {width * height:,}; at most {max_pixels:,} are allowed",
+            "too_large",
         )
 
 

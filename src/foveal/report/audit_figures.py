@@ -17,21 +17,27 @@ _PALE = 0.3
 """How much of a split's colour its copies have."""
 
 
-def draw_originals(names: Sequence[str], images: Counts, originals: Counts) -> str:
+def draw_originals(
+    names: Sequence[str], images: Counts, originals: Counts, *, num_originals: Sequence[int] | None = None
+) -> str:
     """Originals of each class in full colour and copies of them in a pale one, split by split, as SVG text.
 
     Args:
         names: the C classes.
         images: split to int64 [C], all samples.
         originals: split to int64 [C], the independent ones; no larger than `images`.
+        num_originals: of each class; fewer than those of its splits where one original lies in several.
     """
     if len(names) > MAX_NAMED_CLASSES:
         return draw_svg(partial(_draw_ranked, images=images, originals=originals), width_px=556, height_px=280)
-    draw = partial(_draw_bars, names=names, images=images, originals=originals)
+    totals = np.sum([*originals.values()], axis=0) if num_originals is None else np.array(num_originals)
+    draw = partial(_draw_bars, names=names, images=images, originals=originals, totals=totals)
     return draw_svg(draw, width_px=460 if len(names) <= 20 else 556, height_px=108 + 24 * len(names))
 
 
-def _draw_bars(figure: Any, *, names: Sequence[str], images: Counts, originals: Counts) -> None:
+def _draw_bars(
+    figure: Any, *, names: Sequence[str], images: Counts, originals: Counts, totals: NDArray[np.int64]
+) -> None:
     """One bar a class: originals and copies of each split end to end, with the number of originals at its end."""
     from matplotlib.patches import Patch
 
@@ -48,8 +54,7 @@ def _draw_bars(figure: Any, *, names: Sequence[str], images: Counts, originals: 
         for values, shade, label in parts:
             axes.barh(rows, values, left=start, height=0.68, color=shade, edgecolor="white", linewidth=0.6, label=label)
             start = start + values
-    whole = np.sum([*originals.values()], axis=0)
-    for row, (end, kept) in enumerate(zip(start, whole, strict=True)):
+    for row, (end, kept) in enumerate(zip(start, totals, strict=True)):
         text = f"{end:,}" if kept == end else f"{kept:,} of {end:,}"
         axes.annotate(
             text, (end, row), xytext=(4, 0), textcoords="offset points", va="center", color=MUTED, fontsize=7.5

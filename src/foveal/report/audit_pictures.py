@@ -250,7 +250,7 @@ def _value_words(kind: str, value: float | None) -> str:
         "copy_by_name": f"{value:,.0f} files of this original",
         "wrong_label": f"probability of the given label {share(value)}",
         "tiny": f"{value:,.0f} px",
-        "odd_aspect": f"{value:.3g} : 1",
+        "odd_aspect": f"{value:,.0f} : 1" if value >= 100 else f"{value:.3g} : 1",
         "binarised": f"{value:,.0f} values" if value != 1 else "1 value",
         "animated": f"{value:,.0f} frames",
         "off_domain": f"{value:.3g} times the usual distance",

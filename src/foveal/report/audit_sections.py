@@ -75,16 +75,17 @@ def classes(audit: AuditContents) -> Values:
     images = _counts(counts, splits, lambda item, split: item.by_split.get(split, 0))
     originals = _counts(counts, splits, lambda item, split: _originals(item, split))
     originals = {split: np.minimum(originals[split], images[split]) for split in splits}
+    own = [_own(item, [int(values[at]) for values in originals.values()]) for at, item in enumerate(counts)]
     plot = None
     if counts:
         label = f"Originals of each of {counted(len(counts), 'class', 'classes')} and copies of them, by split"
-        svg = draw_originals([item.name for item in counts], images, originals)
+        svg = draw_originals([item.name for item in counts], images, originals, num_originals=own)
         plot = Plot.of(svg, prefix="originals", label=label)
     return {
         "distribution": plot,
-        "distribution_table": _class_table(counts[:MAX_CLASS_ROWS], images, originals),
+        "distribution_table": _class_table(counts[:MAX_CLASS_ROWS], images, originals, own),
         "num_more_classes": max(len(counts) - MAX_CLASS_ROWS, 0),
-        "distribution_words": _without_copies(counts, images, originals),
+        "distribution_words": _without_copies(counts, images, own),
         "as_strips": len(counts) <= MAX_STRIP_CLASSES,
         "is_ranked": len(counts) > MAX_NAMED_CLASSES,
         "class_findings": _class_findings(audit),
@@ -245,13 +246,21 @@ def _originals(item: ClassCounts, split: str) -> int:
     return item.by_split.get(split, 0)
 
 
+def _own(item: ClassCounts, by_split: Sequence[int]) -> int:
+    """Originals of a class in all: fewer than those of its splits where one lies in several."""
+    return sum(by_split) if item.num_originals is None else min(item.num_originals, sum(by_split))
+
+
 def _class_table(
-    counts: Sequence[ClassCounts], images: Mapping[str, NDArray[np.int64]], originals: Mapping[str, NDArray[np.int64]]
+    counts: Sequence[ClassCounts],
+    images: Mapping[str, NDArray[np.int64]],
+    originals: Mapping[str, NDArray[np.int64]],
+    num_originals: Sequence[int],
 ) -> Table:
     """Each class: images in each split with the originals among them, the sum, and the share that is copies."""
     rows = []
     for at, item in enumerate(counts):
-        own = sum(int(values[at]) for values in originals.values())
+        own = num_originals[at]
         whole = sum(int(values[at]) for values in images.values())
         cells = (
             [] if len(images) == 1 else [_pair(int(images[split][at]), int(originals[split][at])) for split in images]
@@ -271,12 +280,12 @@ def _pair(images: int, originals: int) -> Cell:
 
 
 def _without_copies(
-    counts: Sequence[ClassCounts], images: Mapping[str, NDArray[np.int64]], originals: Mapping[str, NDArray[np.int64]]
+    counts: Sequence[ClassCounts], images: Mapping[str, NDArray[np.int64]], num_originals: Sequence[int]
 ) -> str:
     """What the counts are without copies."""
     if not counts:
         return "No class was counted."
-    whole, own = np.sum([*images.values()], axis=0), np.sum([*originals.values()], axis=0)
+    whole, own = np.sum([*images.values()], axis=0), np.array(num_originals)
     if not (whole > own).any():
         return "No copies were found: every usable sample counts as an original."
     of = f"{own.sum():,} of {counted(int(whole.sum()), 'usable sample')}"
