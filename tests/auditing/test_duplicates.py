@@ -139,6 +139,24 @@ def test_neither_threads_nor_the_order_of_rows_matter(planted: Planted, found: P
     assert as_set(compared([planted.images[at] for at in order]), order) == as_set(found)
 
 
+@pytest.mark.parametrize(("num_originals", "num_copies"), [(3, 10), (3, 20), (8, 30)])
+def test_a_few_originals_that_were_blown_up_to_a_whole_set_are_still_seen_through(
+    num_originals: int, num_copies: int
+) -> None:
+    """As training sets are: a handful of pictures, and dozens of copies of each make up all of the data."""
+    rng, kinds = np.random.default_rng(0), list(COPIES.values())
+    images, source = [], []
+    for at, original in enumerate(pictures(num_originals, seed=7)):
+        for number in range(num_copies):
+            copy = kinds[number % len(kinds)](original, rng)
+            images.append(reencoded(copy if number < len(kinds) else COPIES["jittered"](copy, rng), 90))
+            source.append(at)
+    clusters = group_copies(len(images), compared(images))
+    for at in range(num_originals):
+        own = clusters[np.array(source) == at]
+        assert np.bincount(own[own >= 0], minlength=1).max() >= 0.9 * num_copies
+
+
 def test_the_same_bytes_are_paired_with_the_first_and_compared_once(planted: Planted) -> None:
     one, other = planted.images[:2]
     small = scaled(one)

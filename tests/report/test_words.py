@@ -45,8 +45,8 @@ def test_a_good_run(small_run: SmallRun) -> None:
     found = said(run)
     assert found["Against guessing"].level == "good"
     assert found["Leakage"].level == "good"
-    assert "no file is byte-identical, and no declared group" in found["Leakage"].text
-    assert "Near-duplicates (resized, cropped or saved again) were not checked." in found["Leakage"].text
+    assert "No copies of training images were found in test, and no declared group" in found["Leakage"].text
+    assert "Near duplicates (resized, cropped or saved again) were not searched for." in found["Leakage"].text
     assert found["Looks at test"].text == "The test split has been looked at one time."
     assert found["Files"].text == "All 120 samples could be used."
     assert "Warning" not in found
@@ -94,10 +94,10 @@ def test_leakage_looks_warnings_and_quarantine_are_said(small_run: SmallRun) -> 
     found = said(run)
     metrics = SplitMetrics.read(run.evaluation("test") / "metrics.json")
     assert metrics.leakage is not None
-    assert found["Leakage"].text.startswith("5 test images share their file content or their group with training")
+    assert found["Leakage"].text.startswith("5 test images are copies of training images or of their groups")
     without = metrics.leakage.accuracy_without_them
     assert without is not None
-    assert f"without them accuracy is {without:.2f}" in found["Leakage"].text
+    assert f"without a copy in training it is {without:.2f}" in found["Leakage"].text
     assert "looked at 4 times" in found["Looks at test"].text
     assert found["Warning"].text == "the store is full (2 times)"
     assert found["Files"].text == (

@@ -45,7 +45,7 @@ _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
 _FINE_SIDE_PX = 64
 _TELLING_SIDE_PX = 24.0
-_SMALLEST_CHAIN, _LONGEST_SET = 12, 300
+_SMALLEST_CHAIN, _LONGEST_SET = 60, 300
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class Pairs:
             return "the same bytes"
         words = ["mirrored"] if self.is_mirrored[place] else []
         turn = abs(float(self.turn_degrees[place]))
+        if self.is_mirrored[place]:
+            turn = 180.0 - turn  # people think of left and right, and the search of top and bottom
         if turn > 1.5:
             right_angle = round(turn / 90) * 90
             words.append(f"turned by {right_angle if abs(turn - right_angle) < 1.5 else round(turn)}°")
@@ -140,16 +142,16 @@ def find_duplicates(
 def without_chains(pairs: Pairs, num_pictures: int) -> Pairs:
     """Pairs without those that chain pictures together which are alike by nature, such as plain shapes.
 
-    Copies of one original are a small set, be there dozens of them. Where a set takes in a tenth of the data, or
-    hundreds, its pictures are so plain that turned, zoomed and shifted they all agree: such sets are asked for more and
-    more agreement until they fall apart.
+    Copies of one original are a small set, be there dozens of them. Where a set takes in a tenth of the data (and more
+    than sixty pictures), or more than three hundred, its pictures are so plain that turned, zoomed and shifted they all
+    agree: such sets are asked for more and more agreement until they fall apart.
 
     Args:
         pairs: pairs of different bytes.
         num_pictures: how many pictures were compared.
     """
     most = min(max(_SMALLEST_CHAIN, num_pictures // 10), _LONGEST_SET)
-    for least in (0.94, 0.96, 0.98, 0.99, 0.995, 2.0):
+    for least in (0.94, 0.96, 0.98, 0.99, 0.995):
         if not len(pairs):
             break
         ends, places = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
