@@ -32,10 +32,10 @@ T = TypeVar("T")
 SEARCH_VERSION = 1
 """To be raised with any change to what is found: results that are remembered are then searched anew."""
 
-CANDIDATE_RADIUS = 0.14
-MAX_NEIGHBOURS, MAX_CANDIDATES = 32, 6
+CANDIDATE_RADIUS = 0.12
+MAX_NEIGHBOURS, MAX_CANDIDATES = 16, 6
 """Of each picture, the neighbours whose waves are compared, and of these the ones that are laid over it."""
-LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.86, 0.70, 0.84, 0.92
+LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.85, 0.70, 0.84, 0.92
 """The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
 lost in one of them (docs/auditing.md)."""
 

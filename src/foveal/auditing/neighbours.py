@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 BRUTE_FORCE_BELOW = 3000
 """So few vectors are one cell."""
-NUM_PROBES = 8
+NUM_PROBES = 12
 MAX_CELLS = 4096
-_WANTED_A_CELL = 100
+_WANTED_A_CELL = 60
 _SAMPLE_A_CELL = 30
 _NUM_ROUNDS = 6
 _BLOCK = 4096
