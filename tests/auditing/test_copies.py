@@ -122,7 +122,7 @@ def test_leaks_name_the_closest_tie() -> None:
     ]
     assert [each.value is None for each in found] == [False, True, True, True, True, False]
     details = [each.detail for each in found]
-    assert details[0] == "A copy of this test image is in train, similarity 0.90."
+    assert details[0] == "A copy of this test image is in train: the same view; re-encoded, resized or recoloured."
     assert "copy of a copy" in details[1]
     assert "name" in details[2]
     assert "group 'g'" in details[3]

@@ -115,8 +115,8 @@ class _Ties:
             ("component", components),
         )
 
-    def most_similar(self, rows: Integers, code: int) -> tuple[Integers, NDArray[np.float64], NDArray[np.bool_]]:
-        """Each row's most similar row in a split, -1 where no pair leads there; similarity; whether it is exact."""
+    def most_similar(self, rows: Integers, code: int) -> tuple[Integers, NDArray[np.float64], Integers]:
+        """Each row's most similar row in a split, -1 where no pair leads there; similarity; the place of the pair."""
         # Boxes of one photograph that overlap are similar, and no copies.
         true = self.pairs.is_exact | (self.paths[self.pairs.left] != self.paths[self.pairs.right])
         left, right = self.pairs.left[true], self.pairs.right[true]
@@ -133,8 +133,8 @@ class _Ties:
         best = best[rows]
         related = np.where(best >= 0, target[best] if len(target) else -1, -1)
         value = np.where(best >= 0, similarity[best] if len(target) else np.nan, np.nan)
-        exact = (best >= 0) & (is_exact[best] if len(target) else False)
-        return related, value, exact
+        pair = np.where(best >= 0, np.flatnonzero(true)[best % len(left)] if len(left) else -1, -1)
+        return related, value, pair
 
     def first_by(self, codes: Integers, rows: Integers, code: int) -> Integers:
         """For each row the first of a split that shares its code, -1 where none does."""
@@ -147,7 +147,8 @@ class _Ties:
 def _tell(ties: _Ties, rows: Integers, code: int) -> list[Finding]:
     if not rows.size:
         return []
-    related, values, is_exact = ties.most_similar(rows, code)
+    related, values, pair = ties.most_similar(rows, code)
+    is_exact = (pair >= 0) & (ties.pairs.is_exact[pair] if len(ties.pairs) else False)
     reasons = np.where(is_exact, "content", "pair").astype(object)
     for reason, codes in ties.codes:
         by_code = ties.first_by(codes, rows, code)
@@ -156,7 +157,9 @@ def _tell(ties: _Ties, rows: Integers, code: int) -> list[Finding]:
         related, values = np.where(wins, by_code, related), np.where(wins, np.nan, values)
         reasons[wins] = reason
     findings = []
-    for row, other, value, reason in zip(rows.tolist(), related.tolist(), values.tolist(), reasons, strict=True):
+    listed = (each.tolist() for each in (rows, related, values, reasons, pair))
+    for row, other, value, reason, place in zip(*listed, strict=True):
+        change = ties.pairs.describe(place) if reason == "pair" else ""
         findings.append(
             Finding(
                 "leak",
@@ -165,16 +168,16 @@ def _tell(ties: _Ties, rows: Integers, code: int) -> list[Finding]:
                 row=row,
                 related_row=other,
                 value=None if value != value else value,
-                detail=_sentence(reason, SPLITS[ties.split[row]], SPLITS[code], value, ties.groups[row]),
+                detail=_sentence(reason, SPLITS[ties.split[row]], SPLITS[code], change, ties.groups[row]),
             )
         )
     return findings
 
 
-def _sentence(reason: str, split: str, where: str, value: float, group: str | None) -> str:
+def _sentence(reason: str, split: str, where: str, change: str, group: str | None) -> str:
     return {
         "content": f"This {split} image is also in {where}: the same bytes.",
-        "pair": f"A copy of this {split} image is in {where}, similarity {value:.2f}.",
+        "pair": f"A copy of this {split} image is in {where}: {change}.",
         "path": f"Another box of its photograph is in {where}.",
         "sha256": f"A box of the same photograph, under another name, is in {where}.",
         "name": f"By its name it was made from the same original as an image in {where}.",
