@@ -41,6 +41,7 @@ lost in one of them (docs/auditing.md)."""
 
 _BLOCK = 1024
 _MOST_A_CELL = 32
+_NUM_ASKED = 64
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
 _FINE_SIDE_PX = 64
@@ -239,9 +240,12 @@ def find_candidates(
     rows, whole = _whole_discs(sketches, rows)
     cells = Cells(np.abs(_complex(whole)) if len(rows) else np.zeros((0, whole.shape[1]), np.float32))
     photographs = photographs[rows]
+    asked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _NUM_ASKED)).astype(np.int64)]
+    # The more pictures there are, the nearer are those that will be kept: what lies farther need not be looked at.
+    radius = min(CANDIDATE_RADIUS, cells.usual_distance(strengths(waves(sketches[asked])[0]), MAX_NEIGHBOURS + 1))
 
     def nearest(block: NDArray[np.int64]) -> _Hits:
-        return _nearest(cells, block, whole, sketches[rows[block]], photographs)
+        return _nearest(cells, radius, block, whole, sketches[rows[block]], photographs)
 
     with progress.bar("Near duplicates", len(rows), "images") as bar:
         hits = _Hits.joined(_in_blocks(nearest, len(rows), _BLOCK, num_workers, bar))
@@ -293,6 +297,7 @@ class _Hits:
 
 def _nearest(
     cells: Cells,
+    radius: float,
     block: NDArray[np.int64],
     whole: NDArray[np.float16],
     sketches: NDArray[np.uint8],
@@ -300,7 +305,7 @@ def _nearest(
 ) -> _Hits:
     """Of each picture of a block the few neighbours whose waves agree best."""
     of_waves, _ = waves(sketches)
-    place, member, view, distance = cells.within(strengths(of_waves), CANDIDATE_RADIUS, _MOST_A_CELL)
+    place, member, view, distance = cells.within(strengths(of_waves), radius, _MOST_A_CELL)
     apart = photographs[block[place]] != photographs[member]
     order = np.flatnonzero(apart)[np.lexsort((distance[apart], place[apart]))]
     place, member, view = place[order], member[order], view[order]

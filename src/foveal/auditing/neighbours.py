@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 BRUTE_FORCE_BELOW = 3000
 """So few vectors are one cell."""
 NUM_PROBES = 12
-MAX_CELLS = 4096
-_WANTED_A_CELL = 60
+_CELLS_OF_ROOT = 5 / 3
 _SAMPLE_A_CELL = 30
 _NUM_ROUNDS = 6
 _BLOCK = 4096
@@ -36,7 +35,7 @@ class Cells:
         sample = vectors[:: max(1, len(vectors) // _DIRECTIONS_FROM)]
         _, _, directions = np.linalg.svd(sample, full_matrices=False)
         self._directions = np.ascontiguousarray(directions[:_NUM_DIRECTIONS].T)
-        num_cells = 1 if len(vectors) < BRUTE_FORCE_BELOW else min(len(vectors) // _WANTED_A_CELL, MAX_CELLS)
+        num_cells = _num_cells(len(vectors))
         vectors = np.concatenate(
             [self._reduced(vectors[at : at + _BLOCK]) for at in range(0, max(1, len(vectors)), _BLOCK)]
         )
@@ -86,6 +85,23 @@ class Cells:
                     found.append(_packed(rows[row], self._order[start + member], far, num_views))
         return _nearest_views(np.concatenate(found), radius)
 
+    def usual_distance(self, queries: NDArray[np.float32], rank: int) -> float:
+        """The squared distance within which nine of ten queries have so many neighbours, whatever the cells.
+
+        Args:
+            queries: float32 [m, views, d], each of length 1; a small sample, for they are compared with all vectors.
+            rank: of the neighbour.
+        """
+        if not len(queries) or len(self._sorted) <= rank:
+            return 4.0
+        num, views = queries.shape[:2]
+        flat = self._reduced(queries.reshape(-1, queries.shape[2]))
+        nearest = np.full((num, rank), -2.0, np.float32)
+        for at in range(0, len(self._sorted), _BLOCK):
+            products = (flat @ self._sorted[at : at + _BLOCK].T).reshape(num, views, -1).max(axis=1)
+            nearest = -np.partition(-np.concatenate([nearest, products], axis=1), rank - 1, axis=1)[:, :rank]
+        return float(np.quantile(2.0 - 2.0 * nearest.min(axis=1), 0.9))
+
     def _asking(self, flat: NDArray[np.float32]) -> tuple[NDArray[np.int64], list[int]]:
         """The rows that look into each cell: int64 [rows * probes] by cell, and where each cell's begin."""
         likeness = flat @ self._centres.T
@@ -107,6 +123,11 @@ class Cells:
         along = vectors @ self._directions
         rest = np.sqrt(np.maximum(1.0 - (along * along).sum(axis=1), 0.0))
         return np.concatenate([along, rest[:, None]], axis=1)
+
+
+def _num_cells(num_vectors: int) -> int:
+    """Cells in proportion to the root of the number: as much work to choose cells as to look into them."""
+    return 1 if num_vectors < BRUTE_FORCE_BELOW else round(_CELLS_OF_ROOT * num_vectors**0.5)
 
 
 _FAR = 0xFFFF
