@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 BRUTE_FORCE_BELOW = 3000
 """So few vectors are one cell."""
 NUM_PROBES = 12
-_CELLS_OF_ROOT = 5 / 3
+_CELLS_OF_ROOT = 2.5
 _SAMPLE_A_CELL = 30
 _NUM_ROUNDS = 6
 _BLOCK = 4096
@@ -74,11 +74,11 @@ class Cells:
             for at in range(bounds[cell], bounds[cell + 1] if end > start else bounds[cell], step):
                 rows = asking[at : min(at + step, bounds[cell + 1])]
                 products = flat[rows] @ self._sorted[start:end].T
-                if end - start > 4 * most:
+                places = np.flatnonzero(products > least)
+                if len(places) > most * len(rows) and end - start > most:
                     # Where a cell is full of what is alike, its nearest are enough, and memory stays flat.
                     bar = np.partition(products, -most, axis=1)[:, -most]
-                    products[products < bar[:, None]] = -1.0
-                places = np.flatnonzero(products > least)
+                    places = np.flatnonzero(products > np.maximum(bar, least)[:, None])
                 if len(places):
                     row, member = np.divmod(places, end - start)
                     far = (2.0 - 2.0 * products.ravel()[places]) / radius
