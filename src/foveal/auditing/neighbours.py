@@ -75,10 +75,12 @@ class Cells:
                 rows = asking[at : min(at + step, bounds[cell + 1])]
                 products = flat[rows] @ self._sorted[start:end].T
                 places = np.flatnonzero(products > least)
-                if len(places) > most * len(rows) and end - start > most:
+                crowded = np.flatnonzero(np.bincount(places // (end - start), minlength=1) > most)
+                if len(crowded):
                     # Where a cell is full of what is alike, its nearest are enough, and memory stays flat.
-                    bar = np.partition(products, -most, axis=1)[:, -most]
-                    places = np.flatnonzero(products > np.maximum(bar, least)[:, None])
+                    bar = np.partition(products[crowded], -most, axis=1)[:, -most]
+                    products[crowded] = np.where(products[crowded] >= bar[:, None], products[crowded], -1.0)
+                    places = np.flatnonzero(products > least)
                 if len(places):
                     row, member = np.divmod(places, end - start)
                     far = (2.0 - 2.0 * products.ravel()[places]) / radius
