@@ -2,7 +2,8 @@
 
 Both sides are processes, timed from start to end, in turns; foveal makes every check but the deep ones, with an empty
 cache folder each time, and writes its page and tables. Of CleanVision the checks alone are also timed, without the
-start of Python and the imports. Prints one JSON object on stdout.
+start of Python and the imports; and of foveal the pass alone, from reading the folder to the last check, without the
+start, the page and the tables. Prints one JSON object on stdout.
 """
 
 import argparse
@@ -36,10 +37,12 @@ def audited(images: Path, scratch: Path) -> Watched:
 def compared(images: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     """Foveal and CleanVision in turns."""
     peer = [str(peer_python()), str(HERE / "cleanvision_checks.py"), str(images)]
-    said: dict[str, Any] = {"foveal": [], "cleanvision": [], "cleanvision checks alone": []}
+    said: dict[str, Any] = {"foveal": [], "foveal pass alone": [], "cleanvision": [], "cleanvision checks alone": []}
 
     def ours() -> None:
         said["foveal"].append(audited(images, scratch).seconds)
+        stages = json.loads((scratch / "audit" / "summary.json").read_text(encoding="utf-8"))["seconds"]
+        said["foveal pass alone"].append(sum(stages.values()))
 
     def theirs() -> None:
         done = watched(peer, os.environ)

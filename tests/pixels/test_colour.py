@@ -2,12 +2,12 @@
 
 import io
 
-import image_factory as factory
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+import image_factory as factory
 from foveal.pixels.colour import MAX_PROFILE_BYTES, floats_to_bytes, to_srgb
 from foveal.pixels.policy import Decoded, ImageRejectedError, PixelPolicy, decode, decode_image
 

@@ -4,13 +4,13 @@ import io
 import tracemalloc
 from typing import Any
 
-import image_factory as factory
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import image_factory as factory
 from foveal.errors import ConfigError, DataError
 from foveal.pixels.geometry import MAX_ASPECT, Geometry, crop_box, to_square, to_store
 from foveal.pixels.policy import ImageRejectedError, decode

@@ -4,11 +4,11 @@ import io
 import struct
 import time
 
-import image_factory as factory
 import numpy as np
 import pytest
 from PIL import Image
 
+import image_factory as factory
 from foveal.pixels.headers import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, PatchedStream, read_header
 from foveal.pixels.policy import ImageRejectedError, decode
 from foveal.pixels.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff

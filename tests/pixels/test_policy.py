@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import image_factory as factory
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
+import image_factory as factory
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.pixels.policy import (
     ALLOWED_FORMATS,

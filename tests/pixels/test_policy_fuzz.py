@@ -3,12 +3,12 @@
 import struct
 import zlib
 
-import image_factory as factory
 import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import image_factory as factory
 from foveal.pixels.policy import REJECTION_CODES, Decoded, ImageRejectedError, PixelPolicy, decode
 
 MAX_PIXELS = 1_000_000

@@ -2,11 +2,11 @@
 
 import io
 
-import image_factory as factory
 import numpy as np
 import pytest
 from PIL import Image
 
+import image_factory as factory
 from foveal.pixels.policy import ImageRejectedError, PixelPolicy, decode, decode_array, decode_image
 
 
