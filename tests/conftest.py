@@ -40,7 +40,10 @@ def draw_shape(shape: str, side_px: int, rng: np.random.Generator) -> Image.Imag
     else:
         for x in range(int(rng.integers(0, 4)), side_px, max(4, side_px // 6)):
             draw.line((x, 0, x, side_px), fill=colour, width=max(1, side_px // 16))
-    return image
+    # Plain shapes are copies of each other, turned and zoomed; blotches make each a picture of its own.
+    blotches = rng.normal(0.0, 45.0, (side_px // 4 + 1, side_px // 4 + 1)).astype(np.float32)
+    light = Image.fromarray(blotches).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    return Image.fromarray((np.asarray(image) + np.asarray(light)[:, :, None]).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture

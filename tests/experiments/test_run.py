@@ -47,7 +47,7 @@ def test_a_run_leaves_all_that_the_contract_names(trained: Path) -> None:
     assert expected <= names
     assert not [name for name in names if name.endswith(".partial")]
     timings = json.loads((trained / "timings.json").read_text())
-    stages = {"scan", "build model", "decode", "split", "train", "bundle", "evaluate", "report"}
+    stages = {"scan", "build model", "decode", "find copies", "split", "train", "bundle", "evaluate", "report"}
     assert timings.keys() == stages
     assert all(0 <= row["wall_seconds"] < 600 and row["cpu_seconds"] >= 0 for row in timings.values())
 
@@ -270,7 +270,7 @@ def test_copies_in_the_users_own_splits_are_counted_as_leakage(tmp_path: Path, m
     val_leakage = result.metrics["val"].leakage
     assert val_leakage is not None
     assert val_leakage.num_test_images_with_siblings_in_train == 0
-    assert "2 test images share" in result.report.read_text(encoding="utf-8")
+    assert "2 test images are copies of training images" in result.report.read_text(encoding="utf-8")
 
 
 def boxes_table(folder: Path, num_photographs: int = 24) -> Path:

@@ -164,5 +164,5 @@ def test_a_model_that_does_not_exist_names_those_that_are_near() -> None:
 
 def test_the_number_of_workers_follows_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, workers in ((1, 1), (6, 6), (64, 16)):
-        monkeypatch.setattr(module, "num_cpus", lambda cpus=cpus: cpus)
+        monkeypatch.setattr("foveal.machine.num_cpus", lambda cpus=cpus: cpus)
         assert resolved().data.num_workers == workers
