@@ -61,7 +61,7 @@ def shapes(make_images: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_planted_labels_and_pictures_are_found_and_no_others(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out_of_fold, "_QUICK_STEPS", 100)  # such shapes take no more
+    monkeypatch.setattr(out_of_fold, "_QUICK_STEPS", 180)  # such shapes take no more
     white = Image.new("RGB", (32, 32), "white")
     white.save(shapes / "discs" / "white.png")
     data = ingested(shapes)

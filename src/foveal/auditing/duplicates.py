@@ -238,7 +238,7 @@ def find_candidates(
         progress: where to show how far it is.
     """
     rows, whole = _whole_discs(sketches, rows)
-    cells = Cells(np.abs(_complex(whole)) if len(rows) else np.zeros((0, whole.shape[1]), np.float32))
+    cells = Cells(_Strengths(whole))
     photographs = photographs[rows]
     asked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _NUM_ASKED)).astype(np.int64)]
     # The more pictures there are, the nearer are those that will be kept: what lies farther need not be looked at.
@@ -272,6 +272,20 @@ def _whole_discs(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[
 
 def _complex(whole: NDArray[np.float16]) -> NDArray[np.complex64]:
     return whole.astype(np.float32).view(np.complex64)
+
+
+@dataclass(frozen=True)
+class _Strengths:
+    """The strengths of whole discs, made from their waves part by part."""
+
+    whole: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = np.abs(_complex(self.whole[part]))
+        return result
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ what lies in the cells that are looked into, nothing is missed. A tree would hav
 dimensions, and a graph (HNSW) costs more to build than all of the queries here, and finds other pairs in every run.
 """
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,32 +25,40 @@ _PRODUCTS = 1 << 17
 Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
+class Vectors(Protocol):
+    """Vectors that are made when they are asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, part: slice) -> NDArray[np.float32]:
+        """Some of them, float32 [m, d], of length 1."""
+
+
 class Cells:
     """Vectors by cells.
 
     Args:
-        vectors: float32 [n, d], of length 1.
+        vectors: float32 [n, d], of length 1; an array, or what gives parts of one, for a million take their room.
         seed: decides the centres.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], *, seed: int = 0) -> None:
+    def __init__(self, vectors: "NDArray[np.float32] | Vectors", *, seed: int = 0) -> None:
         sample = vectors[:: max(1, len(vectors) // _DIRECTIONS_FROM)]
         _, _, directions = np.linalg.svd(sample, full_matrices=False)
         self._directions = np.ascontiguousarray(directions[:_NUM_DIRECTIONS].T)
         num_cells = _num_cells(len(vectors))
-        vectors = np.concatenate(
-            [self._reduced(vectors[at : at + _BLOCK]) for at in range(0, max(1, len(vectors)), _BLOCK)]
-        )
-        self._centres = _centres(vectors, num_cells, np.random.default_rng(seed))
-        cell = np.concatenate(
-            [
-                (vectors[at : at + _BLOCK] @ self._centres.T).argmax(axis=1)
-                for at in range(0, max(1, len(vectors)), _BLOCK)
-            ]
-        )
+        reduced = np.empty((len(vectors), self._directions.shape[1] + 1), np.float32)
+        steps = [slice(at, at + _BLOCK) for at in range(0, len(vectors), _BLOCK)]
+        for step in steps:
+            reduced[step] = self._reduced(vectors[step])
+        self._centres = _centres(reduced, num_cells, np.random.default_rng(seed))
+        cell = np.empty(len(reduced), np.int16)
+        for step in steps:
+            cell[step] = (reduced[step] @ self._centres.T).argmax(axis=1)
         self._order = np.argsort(cell, kind="stable")
         self._starts = np.searchsorted(cell[self._order], np.arange(num_cells + 1))
-        self._sorted = vectors[self._order]
+        self._sorted = reduced[self._order]
 
     def within(self, queries: NDArray[np.float32], radius: float, most: int) -> Hits:
         """All vectors nearer than a squared distance to a query in any of its views, of the cells that it looks into.
