@@ -20,7 +20,7 @@ _NUM_ROUNDS = 6
 _BLOCK = 4096
 _NUM_DIRECTIONS = 39
 _DIRECTIONS_FROM = 4096
-_PRODUCTS = 1 << 17
+_PRODUCTS, _LIKENESSES = 1 << 17, 1 << 18
 
 Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
@@ -116,13 +116,16 @@ class Cells:
 
     def _asking(self, flat: NDArray[np.float32]) -> tuple[NDArray[np.int64], list[int]]:
         """The rows that look into each cell: int64 [rows * probes] by cell, and where each cell's begin."""
-        likeness = flat @ self._centres.T
-        rows, num_probes = np.arange(len(flat)), min(NUM_PROBES, len(self._centres))
+        num_probes = min(NUM_PROBES, len(self._centres))
         probed = np.empty((num_probes, len(flat)), np.int16)
-        for number in range(num_probes):
-            # The largest again and again: cheaper than to put thousands of cells in order for the few that count.
-            probed[number] = likeness.argmax(axis=1)
-            likeness[rows, probed[number]] = -2.0
+        step = max(1, _LIKENESSES // len(self._centres))
+        for at in range(0, len(flat), step):
+            likeness = flat[at : at + step] @ self._centres.T
+            rows = np.arange(len(likeness))
+            for number in range(num_probes):
+                # The largest again and again: cheaper than to put thousands of cells in order for the few that count.
+                probed[number, at : at + step] = nearest = likeness.argmax(axis=1)
+                likeness[rows, nearest] = -2.0
         by_cell = np.argsort(probed.ravel(), kind="stable")
         bounds = np.searchsorted(probed.ravel()[by_cell], np.arange(len(self._centres) + 1))
         return by_cell % len(flat), bounds.tolist()
