@@ -39,7 +39,7 @@ LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.85, 0.70, 0.84, 0.92
 """The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
 lost in one of them (docs/auditing.md)."""
 
-_BLOCK = 1024
+_BLOCK = 512
 _MOST_A_CELL = 32
 _NUM_ASKED = 64
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
@@ -133,6 +133,8 @@ def find_duplicates(
     is_first[exact.right] = False
     rows = np.flatnonzero(is_first)
     photographs = manifest.codes("path")
+    # A million paths were in memory for that; Arrow would keep their room for later.
+    require("pyarrow", extra="train", purpose="read manifests").default_memory_pool().release_unused()
     candidates = find_candidates(facts.sketch, rows, photographs, num_workers=num_workers, progress=progress)
     near = verify(candidates, facts.sketch, source, num_workers=num_workers, progress=progress)
     side = np.fmin(facts.width_px, facts.height_px)
@@ -261,13 +263,15 @@ def find_candidates(
 
 def _whole_discs(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """The rows that are not flat, and the waves of their whole discs, float16 [n, rings * waves * 2]."""
-    parts, telling = [np.empty((0, 2 * NUM_RINGS * NUM_WAVES), np.float16)], [np.empty(0, np.int64)]
+    whole, telling = np.empty((len(rows), 2 * NUM_RINGS * NUM_WAVES), np.float16), np.empty_like(rows)
+    end = 0
     for at in range(0, len(rows), _BLOCK):
         block = rows[at : at + _BLOCK]
         of_waves, is_telling = waves(sketches[block], 1)
-        parts.append(of_waves[is_telling].reshape(-1, NUM_RINGS * NUM_WAVES).view(np.float32).astype(np.float16))
-        telling.append(block[is_telling])
-    return np.concatenate(telling), np.concatenate(parts)
+        start, end = end, end + int(is_telling.sum())
+        whole[start:end] = of_waves[is_telling].reshape(end - start, NUM_RINGS * NUM_WAVES).view(np.float32)
+        telling[start:end] = block[is_telling]
+    return telling[:end], whole[:end]
 
 
 def _complex(whole: NDArray[np.float16]) -> NDArray[np.complex64]:

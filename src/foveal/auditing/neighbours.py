@@ -48,17 +48,20 @@ class Cells:
         _, _, directions = np.linalg.svd(sample, full_matrices=False)
         self._directions = np.ascontiguousarray(directions[:_NUM_DIRECTIONS].T)
         num_cells = _num_cells(len(vectors))
-        reduced = np.empty((len(vectors), self._directions.shape[1] + 1), np.float32)
+        sample = self._reduced(vectors[:: max(1, len(vectors) // (_SAMPLE_A_CELL * num_cells))])
+        self._centres = _centres(sample, num_cells, np.random.default_rng(seed))
         steps = [slice(at, at + _BLOCK) for at in range(0, len(vectors), _BLOCK)]
+        cell = np.empty(len(vectors), np.int16)
         for step in steps:
-            reduced[step] = self._reduced(vectors[step])
-        self._centres = _centres(reduced, num_cells, np.random.default_rng(seed))
-        cell = np.empty(len(reduced), np.int16)
-        for step in steps:
-            cell[step] = (reduced[step] @ self._centres.T).argmax(axis=1)
+            cell[step] = _nearest_of(self._reduced(vectors[step]), self._centres)
         self._order = np.argsort(cell, kind="stable")
         self._starts = np.searchsorted(cell[self._order], np.arange(num_cells + 1))
-        self._sorted = reduced[self._order]
+        # Reduced a second time, which costs less than to have them twice in memory.
+        place = np.empty(len(vectors), np.int64)
+        place[self._order] = np.arange(len(vectors))
+        self._sorted = np.empty((len(vectors), self._centres.shape[1]), np.float32)
+        for step in steps:
+            self._sorted[place[step]] = self._reduced(vectors[step])
 
     def within(self, queries: NDArray[np.float32], radius: float, most: int) -> Hits:
         """All vectors nearer than a squared distance to a query in any of its views, of the cells that it looks into.
@@ -172,18 +175,25 @@ def _nearest_views(hits: NDArray[np.uint64], radius: float) -> Hits:
     return kept >> 53, kept >> 21 & 0xFFFFFFFF, kept & 31, distance
 
 
+def _nearest_of(vectors: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The centre nearest to each vector, int64 [n]."""
+    step = max(1, _LIKENESSES // len(centres))
+    nearest = np.empty(len(vectors), np.int64)
+    for at in range(0, len(vectors), step):
+        nearest[at : at + step] = (vectors[at : at + step] @ centres.T).argmax(axis=1)
+    return nearest
+
+
 def _centres(vectors: NDArray[np.float32], num_cells: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Centres of cells on the sphere, by k-means over a sample, float32 [cells, d]."""
+    """Centres of cells on the sphere, by k-means, float32 [cells, d]."""
     if num_cells == 1:
         return vectors[:1] if len(vectors) else np.zeros((1, vectors.shape[1]), np.float32)
-    size = min(len(vectors), _SAMPLE_A_CELL * num_cells)
-    sample = vectors[np.sort(random.choice(len(vectors), size, replace=False))]
-    centres = sample[random.choice(size, num_cells, replace=False)]
+    centres = vectors[random.choice(len(vectors), num_cells, replace=False)]
     for _ in range(_NUM_ROUNDS):
-        nearest = (sample @ centres.T).argmax(axis=1)
+        nearest = _nearest_of(vectors, centres)
         order = np.argsort(nearest, kind="stable")
         taken, starts = np.unique(nearest[order], return_index=True)
-        means = np.add.reduceat(sample[order], starts, axis=0)
+        means = np.add.reduceat(vectors[order], starts, axis=0)
         # A centre that nobody is nearest to stays where it is.
         centres[taken] = means / np.maximum(np.linalg.norm(means, axis=1), 1e-6)[:, None]
     return centres
