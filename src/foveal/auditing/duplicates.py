@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.auditing.disc import NUM_RINGS, NUM_WAVES, VIEWS, best_turn, reduced, strengths, waves
+from foveal.auditing.disc import VIEWS, best_turn, reduced, strengths, waves
 from foveal.auditing.neighbours import Cells
 from foveal.auditing.registration import Band, Placement, Registration, smoothed
 from foveal.data.components import components
@@ -239,21 +239,23 @@ def find_candidates(
         num_workers: threads.
         progress: where to show how far it is.
     """
-    rows, whole = _whole_discs(sketches, rows)
-    cells = Cells(_Strengths(whole))
+    rows = _telling(sketches, rows)
+    cells = Cells(_Strengths(sketches, rows))
     photographs = photographs[rows]
-    asked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _NUM_ASKED)).astype(np.int64)]
+    lots = _lots(sketches, rows)
+    asked = rows[np.argsort(lots, kind="stable")[:_NUM_ASKED]]
     # The more pictures there are, the nearer are those that will be kept: what lies farther need not be looked at.
     radius = min(CANDIDATE_RADIUS, cells.usual_distance(strengths(waves(sketches[asked])[0]), MAX_NEIGHBOURS + 1))
 
     def nearest(block: NDArray[np.int64]) -> _Hits:
-        return _nearest(cells, radius, block, whole, sketches[rows[block]], photographs)
+        return _nearest(cells, radius, block, rows, sketches, photographs)
 
     with progress.bar("Near duplicates", len(rows), "images") as bar:
         hits = _Hits.joined(_in_blocks(nearest, len(rows), _BLOCK, num_workers, bar))
     # A pair that is found from both sides is kept as it agrees best.
     first, second = np.minimum(hits.left, hits.right), np.maximum(hits.left, hits.right)
-    order = np.lexsort((-hits.agreement, second, first))
+    # Seen from either side, a pair agrees to the last digits; what the pictures are decides then, not their order.
+    order = np.lexsort((lots[hits.left], -hits.agreement.round(4), second, first))
     is_new = np.ones(len(order), np.bool_)
     is_new[1:] = (first[order[1:]] != first[order[:-1]]) | (second[order[1:]] != second[order[:-1]])
     hits = hits.take(order[is_new])
@@ -261,35 +263,31 @@ def find_candidates(
     return Candidates(rows[hits.left], rows[hits.right], placement, hits.agreement, hits.is_mirrored)
 
 
-def _whole_discs(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """The rows that are not flat, and the waves of their whole discs, float16 [n, rings * waves * 2]."""
-    whole, telling = np.empty((len(rows), 2 * NUM_RINGS * NUM_WAVES), np.float16), np.empty_like(rows)
-    end = 0
-    for at in range(0, len(rows), _BLOCK):
-        block = rows[at : at + _BLOCK]
-        of_waves, is_telling = waves(sketches[block], 1)
-        start, end = end, end + int(is_telling.sum())
-        whole[start:end] = of_waves[is_telling].reshape(end - start, NUM_RINGS * NUM_WAVES).view(np.float32)
-        telling[start:end] = block[is_telling]
-    return telling[:end], whole[:end]
+def _telling(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that are not flat."""
+    blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
+    return np.concatenate([np.empty(0, np.int64), *(block[waves(sketches[block], 1)[1]] for block in blocks)])
 
 
-def _complex(whole: NDArray[np.float16]) -> NDArray[np.complex64]:
-    return whole.astype(np.float32).view(np.complex64)
+def _lots(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number for each row, as good as drawn by lot, by what the picture is and not by its place: uint64 [n]."""
+    blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
+    sums = [sketches[block].sum(axis=1, dtype=np.uint64) for block in blocks]
+    return np.concatenate([np.empty(0, np.uint64), *sums]) * np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class _Strengths:
-    """The strengths of whole discs, made from their waves part by part."""
+    """The strengths of whole discs, made from the sketches whenever they are asked for: a million take their room."""
 
-    whole: NDArray[np.float16]
+    sketches: NDArray[np.uint8]
+    rows: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.rows)
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = np.abs(_complex(self.whole[part]))
-        return result
+        return strengths(waves(self.sketches[self.rows[part]], 1)[0])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -317,12 +315,12 @@ def _nearest(
     cells: Cells,
     radius: float,
     block: NDArray[np.int64],
-    whole: NDArray[np.float16],
+    rows: NDArray[np.int64],
     sketches: NDArray[np.uint8],
     photographs: NDArray[np.int64],
 ) -> _Hits:
     """Of each picture of a block the few neighbours whose waves agree best."""
-    of_waves, _ = waves(sketches)
+    of_waves, _ = waves(sketches[rows[block]])
     place, member, view, distance = cells.within(strengths(of_waves), radius, _MOST_A_CELL)
     apart = photographs[block[place]] != photographs[member]
     order = np.flatnonzero(apart)[np.lexsort((distance[apart], place[apart]))]
@@ -330,7 +328,7 @@ def _nearest(
     near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
     place, member, view = place[near], member[near], view[near]
     turns = [
-        best_turn(of_waves[place[part], view[part]], _complex(whole[member[part]]).reshape(-1, NUM_RINGS, NUM_WAVES))
+        best_turn(of_waves[place[part], view[part]], waves(sketches[rows[member[part]]], 1)[0][:, 0])
         for part in (slice(at, at + _TURNS_AT_ONCE) for at in range(0, max(1, len(place)), _TURNS_AT_ONCE))
     ]
     agreement, angle, is_mirrored = (np.concatenate(each) for each in zip(*turns, strict=True))
