@@ -8,10 +8,11 @@ import numpy as np
 from foveal.auditing.findings import FindingsTable
 from foveal.auditing.repair_copies import keep_one, move, write_groups
 from foveal.auditing.repair_policy import RepairPolicy
-from foveal.auditing.repair_rows import Found, Integers, Rows, joined, told
+from foveal.auditing.repair_rows import Found, Integers, Rows, told
 from foveal.auditing.reviewed import Corrections
 from foveal.data.class_names import exclude_option
 from foveal.data.manifest import Manifest
+from foveal.data.split import connected
 from foveal.errors import DataError
 from foveal.files import natural_key
 from foveal.types import SPLITS
@@ -98,7 +99,7 @@ def _merge_classes(rows: Rows, found: Found, policy: RepairPolicy) -> None:
     ]
     if not ends:
         return
-    one_class = joined(len(places), np.array(ends, dtype=np.int64))
+    one_class = connected(len(places), [], np.array(ends, dtype=np.int64))
     counts = rows.counts().sum(axis=0)
     best = sorted(range(len(places)), key=lambda number: (-counts[number], natural_key(rows.class_names[number])))
     target_of = {int(one_class[number]): number for number in reversed(best)}
@@ -148,7 +149,7 @@ def _remove_conflicts(rows: Rows, found: Found, policy: RepairPolicy) -> None:
     if not len(pairs):
         return
     same = found.pairs("exact_duplicate")
-    picture = joined(len(rows), np.concatenate([pairs, same[~rows.dropped[same].any(axis=1)]]))
+    picture = connected(len(rows), [], np.concatenate([pairs, same[~rows.dropped[same].any(axis=1)]]))
     members = np.flatnonzero(np.isin(picture, picture[pairs[:, 0]]))
     order = members[np.lexsort((rows.rank[members], picture[members]))]
     firsts = order[np.diff(picture[order], prepend=-1) != 0]

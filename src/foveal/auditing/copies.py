@@ -1,45 +1,22 @@
 """Copies by content: exact and near duplicates, and the same picture under two labels."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from foveal.auditing.checked import Checked
-from foveal.auditing.duplicates import Pairs
+from foveal.auditing.duplicates import Pairs, same_content
 from foveal.auditing.findings import Finding
 from foveal.data.components import components
-from foveal.data.manifest import BOX_COLUMNS, Manifest
+from foveal.data.manifest import Manifest
 from foveal.data.split import connected
 
 Integers = NDArray[np.int64]
 
 
-def same_content(manifest: Manifest) -> Integers:
-    """Which usable rows have the same bytes and the same box, int64 [rows]; -1 where the bytes are not known."""
-    code = np.where(manifest.is_usable(), manifest.codes("sha256"), -1)
-    for name in BOX_COLUMNS:
-        edge = manifest.column(name)
-        if np.isnan(edge).all():
-            continue
-        _, places = np.unique(edge, return_inverse=True)
-        _, combined = np.unique(code * (int(places.max()) + 1) + places, return_inverse=True)
-        code = np.where(code < 0, -1, combined)
-    return code.astype(np.int64)
-
-
-def joined(num_rows: int, left: Integers, right: Integers, codes: Sequence[Integers] = ()) -> Integers:
-    """Components of rows that are joined by pairs or share a code, int64 [rows], by first appearance."""
-    # A pair is a row more, that shares a code with each of its two.
-    ends = [np.concatenate([np.arange(num_rows), end]) for end in (left, right)]
-    wider = [np.concatenate([code, np.full(len(left), -1, dtype=np.int64)]) for code in codes]
-    return connected(num_rows + len(left), [*ends, *wider])[:num_rows]
-
-
 def exact_sets(manifest: Manifest, pairs: Pairs) -> Integers:
     """The first row of each row's set of exact duplicates, int64 [rows]; of a row that has none, itself."""
     left, right = pairs.left[pairs.is_exact], pairs.right[pairs.is_exact]
-    component = joined(len(manifest), left, right, [same_content(manifest)])
+    component = connected(len(manifest), [same_content(manifest)], np.stack([left, right], axis=1))
     _, first = np.unique(component, return_index=True)
     return first.astype(np.int64)[component]
 

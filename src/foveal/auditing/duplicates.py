@@ -21,7 +21,7 @@ from foveal.auditing.neighbours import Cells
 from foveal.auditing.registration import Band, Placement, Registration, smoothed
 from foveal.data.components import components
 from foveal.data.facts import Facts
-from foveal.data.manifest import Manifest
+from foveal.data.manifest import BOX_COLUMNS, Manifest
 from foveal.data.sketch import SKETCH_SIDE_PX, central_square, luma
 from foveal.data.store import PixelSource
 from foveal.extras import require
@@ -181,14 +181,25 @@ def least_similarity(left_px: NDArray[np.float64], right_px: NDArray[np.float64]
     return result
 
 
+def same_content(manifest: Manifest) -> NDArray[np.int64]:
+    """Which usable rows have the same bytes and the same box, int64 [rows]; -1 where the bytes are not known."""
+    code = np.where(manifest.is_usable(), manifest.codes("sha256"), -1)
+    for name in BOX_COLUMNS:
+        edge = manifest.column(name)
+        if np.isnan(edge).all():
+            continue
+        _, places = np.unique(edge, return_inverse=True)
+        _, combined = np.unique(code * (int(places.max()) + 1) + places, return_inverse=True)
+        code = np.where(code < 0, -1, combined)
+    return code.astype(np.int64)
+
+
 def exact_pairs(manifest: Manifest) -> Pairs:
     """Rows whose file has the same bytes, and whose box is the same; each with the first of its set."""
-    usable = manifest.is_usable()
-    columns = [manifest.codes(name) for name in ("sha256", "xmin", "ymin", "xmax", "ymax")]
-    keys = np.stack([np.where(usable, columns[0], -1), *columns[1:]], axis=1)
-    _, first, of_row = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    first_of_row = first[of_row.reshape(-1)]
-    rows = np.flatnonzero(usable & (keys[:, 0] >= 0) & (first_of_row != np.arange(len(keys))))
+    content = same_content(manifest)
+    _, first, of_row = np.unique(content, return_index=True, return_inverse=True)
+    first_of_row = first[of_row]
+    rows = np.flatnonzero((content >= 0) & (first_of_row != np.arange(len(content))))
     return Pairs.exact(first_of_row[rows], rows)
 
 

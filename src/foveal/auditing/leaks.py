@@ -7,16 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.auditing.checked import Checked
-from foveal.auditing.copies import joined, same_content
-from foveal.auditing.duplicates import Pairs
+from foveal.auditing.duplicates import Pairs, same_content
 from foveal.auditing.findings import Finding
 from foveal.data.manifest import Manifest
-from foveal.data.split import siblings
+from foveal.data.split import connected, siblings
 from foveal.types import SPLITS
 
 Integers = NDArray[np.int64]
 _TRAIN, _VAL, _TEST = range(3)
-_NOBODY = np.empty(0, dtype=np.int64)
 
 
 def belonging(manifest: Manifest, *codes: Integers) -> Integers:
@@ -30,9 +28,7 @@ def belonging(manifest: Manifest, *codes: Integers) -> Integers:
         int64 [rows], equal for rows that belong together, by first appearance.
     """
     usable = manifest.is_usable()
-    return joined(
-        len(manifest), _NOBODY, _NOBODY, [siblings(manifest), *(np.where(usable, code, -1) for code in codes)]
-    )
+    return connected(len(manifest), [siblings(manifest), *(np.where(usable, code, -1) for code in codes)])
 
 
 def leaks(manifest: Manifest, components: Integers, pairs: Pairs, names: Integers | None = None) -> Checked:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from foveal.auditing.checked import Checked
 from foveal.auditing.config import ClassesConfig
-from foveal.auditing.copies import joined, same_content
+from foveal.auditing.duplicates import same_content
 from foveal.auditing.findings import Finding
 from foveal.data.manifest import Manifest
+from foveal.data.split import connected
 from foveal.types import SPLITS
 
 Integers = NDArray[np.int64]
@@ -51,8 +52,7 @@ def originals(manifest: Manifest, clusters: Integers, names: Integers) -> Origin
     usable, labels = manifest.is_usable(), manifest.label_ids()
     boxed = ~np.isnan(manifest.column("xmin"))
     codes = [same_content(manifest), np.where(usable, clusters, -1), np.where(usable & ~boxed, names, -1)]
-    nobody = np.empty(0, dtype=np.int64)
-    component = joined(len(manifest), nobody, nobody, codes)
+    component = connected(len(manifest), codes)
     split = manifest.split_codes()
     split = np.where(split < 0, len(SPLITS), split)
     num_classes, num_splits = len(manifest.class_names), len(SPLITS) + 1

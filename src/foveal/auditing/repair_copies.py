@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.auditing.repair_policy import RepairPolicy
-from foveal.auditing.repair_rows import NO_FOLD, PAIR_KINDS, Found, Integers, Mask, Rows, first_kind, joined, tally
+from foveal.auditing.repair_rows import NO_FOLD, PAIR_KINDS, Found, Integers, Mask, Rows, first_kind, tally
 from foveal.data.grouping import regroup
-from foveal.data.split import identities
+from foveal.data.split import connected, identities
 from foveal.data.stratify import stratify
 from foveal.errors import DataError
 from foveal.extras import require
@@ -29,7 +29,7 @@ def keep_one(rows: Rows, found: Found, policy: RepairPolicy) -> None:
     pairs = found.pairs(*kinds)
     if not len(pairs):
         return
-    cluster = joined(len(rows), pairs)
+    cluster = connected(len(rows), [], pairs)
     kind = first_kind(found, cluster, kinds)
     # A set of two labels is no set: which of them is right is not for a rule to say.
     sets = cluster * len(rows.class_names) + rows.label
@@ -82,7 +82,7 @@ def clusters(rows: Rows, found: Found, policy: RepairPolicy) -> tuple[Integers, 
     """
     kinds = [kind for kind in PAIR_KINDS if policy.action(kind) != "none" or kind == "label_conflict"]
     pairs = found.pairs(*kinds)
-    return pairs, joined(len(rows), pairs)
+    return pairs, connected(len(rows), [], pairs)
 
 
 def write_groups(rows: Rows, found: Found, policy: RepairPolicy) -> None:
@@ -123,7 +123,7 @@ def _tell_groups(rows: Rows, component: Integers, kind: NDArray[np.object_], is_
 def _siblings(rows: Rows, pairs: Integers) -> Integers:
     """What `split.siblings` brings together, and the pairs."""
     codes = [np.where(rows.usable, rows.manifest.codes(name), -1) for name in ("path", "sha256")]
-    return joined(len(rows), pairs, [*codes, np.where(rows.usable, group_codes(rows), -1)])
+    return connected(len(rows), [*codes, np.where(rows.usable, group_codes(rows), -1)], pairs)
 
 
 def group_codes(rows: Rows) -> Integers:

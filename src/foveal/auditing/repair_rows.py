@@ -13,7 +13,6 @@ from foveal.auditing.findings import FindingsTable
 from foveal.auditing.kinds import KINDS
 from foveal.auditing.repair_policy import REPAIRABLE, RepairPolicy, default_repair
 from foveal.data.manifest import Manifest
-from foveal.data.split import connected
 from foveal.errors import ArtifactError, DataError
 from foveal.extras import require
 from foveal.files import natural_key
@@ -265,22 +264,6 @@ class Rows:
         for row in np.flatnonzero(self.dropped).tolist():
             before[row], after[row] = f"status={'ok' if usable[row] else 'quarantined'}", "no row"
         return before, after
-
-
-def joined(num_rows: int, pairs: Integers, codes: Sequence[Integers] = ()) -> Integers:
-    """Rows that are linked by pairs or share a code, directly or by way of others, int64 [rows].
-
-    Args:
-        num_rows: how many rows there are.
-        pairs: int64 [pairs, 2], linked rows.
-        codes: as of `connected`.
-    """
-    num_pairs = len(pairs)
-    # Each end of a pair is a row of its own that shares one code with its row and another with the other end.
-    ends = np.concatenate([np.arange(num_rows), pairs[:, 0], pairs[:, 1]])
-    links = np.concatenate([np.full(num_rows, -1), np.arange(num_pairs), np.arange(num_pairs)])
-    padded = [np.concatenate([code, np.full(2 * num_pairs, -1)]) for code in codes]
-    return connected(len(ends), [ends, links, *padded])[:num_rows]
 
 
 def tally(split: Integers, label: Integers, num_classes: int) -> Integers:

@@ -44,24 +44,27 @@ def siblings(manifest: Manifest) -> NDArray[np.int64]:
     )
 
 
-def connected(num_rows: int, codes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Rows that share a code in any of several columns, directly or by way of others.
+def connected(
+    num_rows: int, codes: Sequence[NDArray[np.int64]], pairs: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Rows that share a code in any of several columns, or are a pair, directly or by way of others.
 
     Args:
         num_rows: how many rows there are.
         codes: int64 [rows] each; -1 where a row shares nothing.
+        pairs: int64 [pairs, 2], rows that belong together.
 
     Returns:
         int64 [rows], the number of each row's component, by first appearance.
     """
-    ends: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    linked = np.empty((0, 2), dtype=np.int64) if pairs is None else pairs
+    ends = [(linked[:, 0], linked[:, 1])]
     for code in codes:
         order = np.argsort(code, kind="stable")
         order = order[code[order] >= 0]
         same = code[order[1:]] == code[order[:-1]]
         ends.append((order[:-1][same], order[1:][same]))
-    left = np.concatenate([pair[0] for pair in ends]) if ends else np.empty(0, dtype=np.int64)
-    right = np.concatenate([pair[1] for pair in ends]) if ends else left
+    left, right = (np.concatenate(each) for each in zip(*ends, strict=True))
     return components(num_rows, left, right)
 
 
