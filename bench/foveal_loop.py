@@ -27,8 +27,9 @@ from foveal.pixels.policy import PixelPolicy
 from foveal.progress import Terminal
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config, ResolvedConfig
-from foveal.training.fit import TrainingData, fit
+from foveal.training.fit import fit
 from foveal.training.resolve import architecture_of, geometry_of
+from foveal.training.state import TrainingData
 
 SIZE_PX, BATCH_SIZE = 96, 64
 RECIPE = (

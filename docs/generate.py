@@ -72,12 +72,16 @@ def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin in (Union, types.UnionType):
-        words = [type_in_words(part, metadata) for part in arguments if part is not type(None)]
+        words = list(dict.fromkeys(type_in_words(part, metadata) for part in arguments if part is not type(None)))
         return " or ".join(words + ["nothing"] * (type(None) in arguments))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of {type_in_words(arguments[0])}s"
         return f"list of {len(arguments)}: {type_in_words(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {type_in_words(arguments[0])} to {type_in_words(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "operation"
     name = {bool: "true or false", int: "integer", float: "number", str: "text"}[annotation]
     return f"{name} {_range(metadata)}".rstrip()
 
@@ -125,7 +129,8 @@ def _table(fields: Sequence[tuple[str, FieldInfo]]) -> str:
     for key, field in fields:
         words = type_in_words(field.annotation, field.metadata)
         rows.append(
-            f"| `{key}` | {words} | {_default(field.default)} | {' '.join((field.description or '').split())} |"
+            f"| `{key}` | {words} | {_default(field.get_default(call_default_factory=True))} | "
+            f"{' '.join((field.description or '').split())} |"
         )
     return "\n".join(rows)
 

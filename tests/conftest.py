@@ -46,7 +46,7 @@ def draw_shape(shape: str, side_px: int, rng: np.random.Generator) -> Image.Imag
     return Image.fromarray((np.asarray(image) + np.asarray(light)[:, :, None]).clip(0, 255).astype(np.uint8))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_images() -> Callable[..., Path]:
     """Write a folder of class folders: `make_images(folder, num_per_class=12, side_px=32, seed=0)`.
 

@@ -395,7 +395,7 @@ def test_a_signal_outside_of_the_training_loop_ends_with_its_code(
         (run / "evaluation" / "test" / "metrics.json").unlink()
         again = ["train", "--out", run, "--resume"]
         with monkeypatch.context() as patch:
-            send_at("foveal.experiments.run.write_evaluation", number, patch)
+            send_at("foveal.experiments.outcome.write_evaluation", number, patch)
             message = Ran(*again).failed(code)
         assert shlex.join(["foveal", *map(str, again)]) in message
     assert signal.getsignal(signal.SIGTERM) == before
@@ -410,7 +410,7 @@ def test_a_signal_in_training_saves_and_says_how_to_go_on(
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        send_at("foveal.training.fit.derive_seed", number, patch)
+        send_at("foveal.training.step.derive_seed", number, patch)
         message = Ran("train", images, "--out", run, *flags("train.epochs=2", "train.batch_size=8")).failed(code)
     assert "everything is saved" in message
     assert f"foveal train --out {run} --resume" in message
@@ -421,7 +421,7 @@ def test_a_signal_in_training_saves_and_says_how_to_go_on(
         assert "epoch 1, step 1 of" in done.err
     else:
         with monkeypatch.context() as patch:
-            send_at("foveal.training.fit.derive_seed", number, patch, times=2)
+            send_at("foveal.training.step.derive_seed", number, patch, times=2)
             message = Ran("train", "--out", run, "--resume").failed(code)
         assert "everything is saved" not in message
         assert "stopped." in message

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from foveal.api.predict import predict
     from foveal.api.preview import preview
     from foveal.api.split import split
-    from foveal.api.train import plan, train
+    from foveal.api.train import check, plan, train
     from foveal.inference import Predictor
 
 _HOMES = {
     "audit": "foveal.api.audit",
+    "check": "foveal.api.train",
     "clean": "foveal.api.clean",
     "demo": "foveal.api.demo",
     "evaluate": "foveal.api.evaluate",
@@ -39,6 +40,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "audit",
+    "check",
     "clean",
     "demo",
     "evaluate",

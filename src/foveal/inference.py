@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from foveal.data.batches import Batch, Batches
 from foveal.errors import ConfigError
 from foveal.metrics import softmax
-from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle, read_bundle
 from foveal.model.devices import choose_device
 from foveal.pixels.policy import ImageRejectedError, decode, decode_array, decode_image, to_square, to_store
@@ -48,13 +48,13 @@ class Prediction:
 
 
 def predict_logits(
-    classifier: Classifier, batches: Iterable[Batch], device: torch.device, autocast: torch.dtype | None = None
+    classifier: nn.Module, batches: Iterable[Batch], device: torch.device, autocast: torch.dtype | None = None
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Run a classifier over batches, leaving its training mode as it was.
 
     Args:
-        classifier: on `device` already.
-        batches: what to classify.
+        classifier: on `device` already; a head alone where the batches hold features.
+        batches: what to classify: images as uint8, or a frozen backbone's features as float32.
         device: where to.
         autocast: bfloat16 or float16 to compute in mixed precision; None for float32.
 
@@ -67,7 +67,8 @@ def predict_logits(
     try:
         for batch in batches:
             with torch.inference_mode(), mixed:
-                logits = classifier(to_unit(batch.images, device))
+                is_pixels = batch.images.dtype == torch.uint8
+                logits = classifier(to_unit(batch.images, device) if is_pixels else batch.images.to(device))
             yield batch, logits.float()
     finally:
         classifier.train(was_training)

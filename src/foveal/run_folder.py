@@ -71,6 +71,10 @@ class RunFolder:
         """Layer summary, parameters, multiply-accumulates."""
         return self.path / "model.txt"
 
+    def pipeline(self, original: str | os.PathLike[str]) -> Path:
+        """The run's own copy of a pipeline that came as a file, so that going on needs no other folder."""
+        return self.path / f"augmentation{Path(original).suffix.lower()}"
+
     @property
     def weights_origin(self) -> Path:
         """Where the starting weights came from, and their licence."""

@@ -43,6 +43,15 @@ def test_an_architecture_without_weights_is_listed_too() -> None:
     assert (entry.name, entry.licence, entry.cached) == (without, "", False)
 
 
+def test_what_timm_lacks_is_listed_with_the_rest() -> None:
+    (alexnet,) = foveal.models("alexnet")
+    assert (alexnet.name, alexnet.num_parameters, alexnet.image_size) == ("alexnet.tv_in1k", 61_100_840, 224)
+    assert (alexnet.licence, alexnet.cached) == ("bsd-3-clause", False)
+    (small,) = foveal.models("small_cnn")
+    assert (small.name, small.licence, small.cached) == ("small_cnn", "", False)
+    assert {"alexnet.tv_in1k"} == {entry.name for entry in foveal.models("alex*")}
+
+
 def test_parameters_are_counted_once_and_a_damaged_memory_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     first = foveal.models("test_vit*")
     memory = next(Path(os.environ["FOVEAL_CACHE_DIR"]).glob("parameters-timm-*.json"))

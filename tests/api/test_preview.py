@@ -20,6 +20,7 @@ from foveal.api import preview as module
 from foveal.api.preview import plan_preview
 from foveal.cli import app
 from foveal.data.augment import Augmentation
+from foveal.data.augment_config import POLICIES
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.pixels.policy import Geometry, PixelPolicy, decode, to_square, to_store
 from foveal.report.contact_sheet import Band, Row
@@ -154,8 +155,20 @@ def test_columns_are_those_of_the_policy(
     assert not np.array_equal(second, other)
     assert draw("all", folder, num_draws=2, all_policies=True) == [
         "Original: square",
-        *(f"Policy {name}: draw 1, draw 2" for name in ("light", "medium", "heavy")),
+        *(f"Policy {name}: draw 1, draw 2" for name in POLICIES if name != "none"),
     ]
+    ops = "augment.operations=[{name: rotate}, {name: grey, probability: 1}, {name: rotate, degrees: 40}]"
+    assert draw("list", oblong, ops) == [
+        "Original: square",
+        "All operations in order: draw 1",
+        f"{alone}: rotate 1, grey, rotate 2",
+    ], "a list without a crop looks at the middle of an oblong image"
+    columns = by_column(sheets[-1])
+    assert all(np.ptp(picture.astype(int), axis=2).max() <= 1 for picture in columns[f"{alone}/grey"])
+    cropped = draw("crop", oblong, "augment.operations=[{name: resized_crop}]")
+    assert cropped[-1] == f"{alone}: window, resized crop"
+    automatic = draw("automatic", folder, "augment.policy=trivialaugment")[-1]
+    assert automatic.startswith(f"{alone}: shift, shear x, shear y, translate x, ")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_leaves_the_generator_alone(
@@ -291,3 +304,7 @@ def test_the_command_says_what_it_drew_and_what_comes_next(make_images: MakeImag
     assert said.splitlines()[-1] == train
     said = run("--out", str(tmp_path / "h.jpg"), "--set", "augment.policy=medium", "--json")
     assert json.loads(said)["policy"] == "medium"
+    ops = "augment.operations=[{name: gain, probability: 1}]"
+    said = run("--out", str(tmp_path / "i.jpg"), "--set", ops)
+    assert "A list of operations, 6 samples, 32 x 32 px:\n  gain: times 1.5\n" in said
+    assert "augment.policy" not in said.splitlines()[-1]

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,11 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torchvision.transforms.v2 import functional as reference
 
-from foveal.data import augment
-from foveal.data.augment import Augmentation, OperationName
-from foveal.data.augment_config import POLICIES, AugmentConfig, PolicyName
+from foveal.data import augment_colour, augment_policies
+from foveal.data.augment import Augmentation
+from foveal.data.augment_config import POLICIES, AugmentConfig, FusedPolicyName, PolicyName
+from foveal.data.augment_policies import OPERATION_NAMES, FusedPolicy
 
 SIDE, SIZE = 64, 56
+FUSED: tuple[FusedPolicyName, ...] = ("none", "light", "medium", "heavy")
 
 
 def noise(num_images: int, side: int = SIDE) -> torch.Tensor:
@@ -29,10 +30,16 @@ def coordinates(num_images: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([x, y, np.zeros_like(x)]).astype(np.uint8)).expand(num_images, -1, -1, -1)
 
 
+def policy_of(augmentation: Augmentation) -> FusedPolicy:
+    assert isinstance(augmentation.way, FusedPolicy)
+    return augmentation.way
+
+
 def geometry_alone(config: AugmentConfig) -> Augmentation:
     augmentation = Augmentation(config, side_px=SIDE, size_px=SIZE)
-    augmentation._strength = replace(augmentation._strength, light=0.0, saturation=0.0)
-    augmentation.after = nn.Sequential()
+    policy = policy_of(augmentation)
+    policy._strength = replace(policy._strength, light=0.0, saturation=0.0)
+    policy.after = nn.Sequential()
     return augmentation
 
 
@@ -82,6 +89,25 @@ def test_the_same_seed_gives_the_same_and_another_seed_another(policy: PolicyNam
     assert not torch.equal(results[0], results[2])
 
 
+GOLDEN = {
+    "none": [0.3451, 0.30588, 0.61569, 0.3451, 0.18824, 0.38039, 0.3451, 0.18824, 0.38039],
+    "light": [0.35294, 0.18063, 0.38522, 0.40749, 0.19513, 0.42587, 0.33995, 0.25554, 0.52335],
+    "medium": [0.37892, 0.15645, 0.40077, 0.20893, 0.20825, 0.4122, 0.34102, 0.30307, 0.6124],
+    "heavy": [0.40802, 0.1236, 0.39289, 0.23387, 0.22176, 0.4214, 0.40615, 0.40615, 0.40615],
+}
+
+
+@pytest.mark.parametrize("policy", FUSED)
+def test_a_policy_makes_of_an_image_what_it_always_made(policy: FusedPolicyName) -> None:
+    """Runs of earlier releases are resumed and repeated with the pixels that they had."""
+    ramp = torch.arange(SIDE, dtype=torch.uint8) * 2
+    images = torch.stack([ramp.expand(SIDE, SIDE), ramp[:, None].expand(SIDE, SIDE), 2 * ramp.expand(SIDE, SIDE).T + 1])
+    torch.manual_seed(11)
+    config = AugmentConfig(policy=policy, vertical_flip=0.25)
+    out = Augmentation(config, side_px=SIDE, size_px=SIZE)(images.expand(3, -1, -1, -1))
+    torch.testing.assert_close(out[:, :, 20, 40].flatten(), torch.tensor(GOLDEN[policy]), atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("policy", ["light", "medium", "heavy"])
 def test_every_image_has_its_own_draw(policy: PolicyName) -> None:
     torch.manual_seed(0)
@@ -113,8 +139,9 @@ def test_none_with_mirroring_mirrors_the_central_crop_and_moves_nothing() -> Non
 
 def test_no_strength_and_the_middle_of_every_draw_give_the_centre_back(monkeypatch: pytest.MonkeyPatch) -> None:
     augmentation = geometry_alone(AugmentConfig(policy="light"))
-    augmentation._strength = replace(augmentation._strength, turn_degrees=0.0, shift=0.0, zoom=(1.0, 1.0))
-    monkeypatch.setattr(augment.torch, "rand", lambda count: torch.full((count,), 0.5))
+    policy = policy_of(augmentation)
+    policy._strength = replace(policy._strength, turn_degrees=0.0, shift=0.0, zoom=(1.0, 1.0))
+    monkeypatch.setattr(augment_policies.torch, "rand", lambda count: torch.full((count,), 0.5))
     images = noise(3)
     start = (SIDE - SIZE) // 2
     crop = images[:, :, start : start + SIZE, start : start + SIZE].float() / 255.0
@@ -172,8 +199,8 @@ def test_a_mirrored_result_is_the_mirror_image_of_the_result() -> None:
 def test_the_colour_matrix_is_torchvisions_three_adjustments(
     policy: PolicyName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(augment, "_LUMA", (0.2989, 0.587, 0.114))  # torchvision rounds
-    augmentation = Augmentation(AugmentConfig(policy=policy), side_px=SIDE, size_px=SIDE)
+    monkeypatch.setattr(augment_colour, "LUMA", (0.2989, 0.587, 0.114))  # torchvision rounds
+    augmentation = policy_of(Augmentation(AugmentConfig(policy=policy), side_px=SIDE, size_px=SIDE))
     pixels = 0.4 + 0.15 * noise(5).float() / 255.0  # so that nothing is clipped on the way
     torch.manual_seed(7)
     out = augmentation._light(pixels)
@@ -262,7 +289,7 @@ def test_an_operation_says_how_far_it_goes_and_how_often() -> None:
     }
 
 
-def alone(name: OperationName, images: torch.Tensor, size: int = SIDE, policy: PolicyName = "heavy") -> torch.Tensor:
+def alone(name: str, images: torch.Tensor, size: int = SIDE, policy: PolicyName = "heavy") -> torch.Tensor:
     config = AugmentConfig(policy=policy, vertical_flip=0.5)
     out = Augmentation(config, side_px=SIDE, size_px=size).alone(name, images)
     assert (out.shape, out.dtype) == ((len(images), 3, size, size), torch.float32)
@@ -317,9 +344,9 @@ def test_the_page_has_every_policy_with_the_strengths_of_the_code() -> None:
     words = {
         policy: {each.name: str(each) for each in Augmentation(
             AugmentConfig(policy=policy), side_px=SIDE, size_px=SIDE).operations}
-        for policy in POLICIES
+        for policy in FUSED
     }  # fmt: skip
-    names = [name for name in get_args(OperationName) if name != "upside down"]
-    rows = [f"| {name} | {' | '.join(words[policy].get(name, '') or '–' for policy in POLICIES)} |" for name in names]
+    names = [name for name in OPERATION_NAMES if name != "upside down"]
+    rows = [f"| {name} | {' | '.join(words[policy].get(name, '') or '–' for policy in FUSED)} |" for name in names]
     assert [row for row in rows if row not in page] == []
     assert "| operation | none | light | medium | heavy |" in page

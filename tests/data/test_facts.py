@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from foveal.data.facts import MEASURES, RECORD, REDUCED_PIXELS, Facts, look, measure, measured, record
+from foveal.data.facts import MEASURES, RECORD, REDUCED_PIXELS, Facts, glance, look, measure, measured, record
 from foveal.data.sketch import SKETCH_BYTES
 
 GREY = (np.float64(0.299), np.float64(0.587), np.float64(0.114))
@@ -162,12 +162,17 @@ def test_the_hash_stays_near_where_a_picture_is_saved_again() -> None:
 
 
 def test_many_together_are_measured_as_each_by_itself() -> None:
-    pictures = [scene(50, 60, 1), noise(32, 32), np.zeros((4, 4, 3), np.uint8), noise(1, 9), scene(300, 400, 2)]
-    for one, pixels in zip(measured([look(pixels) for pixels in pictures]), pictures, strict=True):
-        alone = measure(pixels)
-        np.testing.assert_array_equal(one.values, alone.values)
-        np.testing.assert_array_equal(one.sketch, alone.sketch)
-        assert one.phash == alone.phash
+    """Bit for bit, so that it does not matter in whose company a file was read."""
+    shapes = (
+        [(32, 32)] * 3 + [(20, 31)] * 3 + [(70, 31), (1, 1), (1, 5), (2, 9), (9, 2), (63, 63), (64, 64), (300, 280)]
+    )
+    pictures = [noise(*shape, seed=number) for number, shape in enumerate(shapes)]
+    pictures += [scene(32, 32, seed=1), np.full((32, 32, 3), 9, np.uint8), scene(90, 50, seed=2), scene(20, 31, seed=3)]
+    alone = [measured([look(each)])[0] for each in pictures]
+    for one, other in zip(alone, measured([glance(each) for each in pictures]), strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+        assert one.phash == other.phash
+        np.testing.assert_array_equal(one.sketch, other.sketch)
     assert measured([]) == []
 
 

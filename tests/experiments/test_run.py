@@ -190,7 +190,7 @@ def test_what_can_be_refused_is_refused_before_a_single_image_is_decoded(
         (["model.weights=pretrained"], ArtifactError, "not in the local cache"),
         (["model.weights=/nowhere/w.pth"], ArtifactError, "/nowhere/w.pth"),
         (["model.name=test_vit", "data.image_size=40"], ConfigError, "40"),
-        (["model.name=edgenext_xx_small", "data.image_size=8"], ConfigError, "8 x 8 px"),
+        (["model.name=edgenext_xx_small", "data.image_size=8"], ConfigError, "8 px"),
         (["model.name=resnet-18"], ConfigError, "resnet18"),
     ]
     for overrides, kind, words in cases:

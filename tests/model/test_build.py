@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from foveal.errors import ConfigError
-from foveal.model.build import Architecture, Classifier, build, check_name, pretrained_facts
+from foveal.model.build import Architecture, Classifier, build
+from foveal.model.config import HeadConfig
 from foveal.model.costs import count_macs, count_parameters, depthwise_share, layer_outputs, run_blank, summarise
+from foveal.model.zoo import check_name, pretrained_facts
 
 
-def architecture(name: str = "test_efficientnet", size: int = 32, **fields: float) -> Architecture:
-    return Architecture(name=name, num_classes=3, image_size=size, **fields)
+def architecture(name: str = "test_efficientnet", size: int = 32, **head: object) -> Architecture:
+    return Architecture(name=name, num_classes=3, image_size=size, head=HeadConfig(**head))
 
 
 def by_hand() -> Classifier:
@@ -92,21 +94,84 @@ def test_the_normalisation_is_inside() -> None:
     assert classifier.double().mean.dtype == torch.float64, "they move with the network"
 
 
-def test_dropout_reaches_the_head_and_acts_in_training_only() -> None:
-    classifier = build(architecture(dropout=0.9))
+DIVISIBLE = {
+    "test_efficientnet": 32,
+    "test_resnet": 32,
+    "test_vit": 32,
+    "test_convnext": 32,
+    "test_mambaout": 32,
+    "test_byobnet": 32,
+    "mobilenetv3_small_100": 32,
+    "resnetv2_18d": 32,
+    "small_cnn": 32,
+}
+"""resnetv2 ends in a convolution, mobilenetv3 has a layer between pooling and the last one."""
+
+
+@pytest.mark.parametrize("name", DIVISIBLE)
+def test_dropout_is_done_exactly_once_and_in_training_only(name: str) -> None:
+    torch.manual_seed(0)
+    classifier = build(architecture(name, DIVISIBLE[name], dropout=0.6)).eval()
+    (head,) = classifier.head_modules()
+    seen: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    pixels = torch.rand(8, 3, 32, 32)
+    with torch.no_grad():
+        row = classifier.pooled(pixels)
+        assert row.shape == (8, classifier.num_features)
+        assert torch.equal(classifier.classify(row), classifier(pixels))
+        assert torch.equal(classifier(pixels), classifier.net((pixels - classifier.mean) / classifier.std))
+        assert torch.equal(seen[-1], row), "nothing is dropped in evaluation"
+        classifier.train()
+        for module in classifier.net.modules():
+            module.eval()  # the same features, and dropout all the same, for it is not the network's
+        classifier(pixels)
+    kept = seen[-1] != 0
+    torch.testing.assert_close(seen[-1][kept], row[kept] / 0.4)
+    alive = row != 0
+    assert abs(float((kept & alive).sum() / alive.sum()) - 0.4) < 0.06
+
+
+def test_what_has_two_heads_keeps_them_and_drops_in_its_own_way() -> None:
+    classifier = build(architecture("levit_128s", 224, dropout=0.3))
+    assert classifier.num_features == 0
+    assert not classifier.can_cache_features
+    assert classifier.head_names == ("head.linear", "head_dist.linear")
+    assert classifier.net.head.drop.p == classifier.net.head_dist.drop.p == 0.3
+    with pytest.raises(ConfigError, match="head of levit_128s takes more than the pooled features"):
+        classifier.classify(torch.rand(2, 384))
+    pixels = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert classifier.eval().pooled(pixels).shape == (1, 384)
+        assert torch.equal(classifier(pixels), classifier.net((pixels - classifier.mean) / classifier.std))
+
+
+def test_inceptions_auxiliary_head_learns_beside_and_is_no_part_of_the_bundle() -> None:
+    torch.manual_seed(0)
+    classifier = build(architecture("inception_v3", 299))
+    assert not any("Aux" in key for key in classifier.net.state_dict())
+    assert any(key.startswith("auxiliary.") for key in classifier.state_dict())
+    with torch.no_grad():
+        logits, auxiliary = classifier.training_logits(torch.rand(2, 3, 299, 299))
+    assert logits.shape == auxiliary.shape == (2, 3)
+    assert not torch.equal(logits, auxiliary)
+    half_way = torch.rand(2, 768, 17, 17)
+    classifier.auxiliary(half_way).sum().backward()
+    assert all(parameter.grad is not None for parameter in classifier.auxiliary.parameters())
+    classifier.auxiliary.requires_grad_(False)
+    small = build(architecture("inception_v3", 298))
+    assert small.auxiliary is None, "at this size its map is smaller than the convolution in it"
+    for each, size in ((classifier, 299), (classifier.eval(), 299), (small, 75)):
+        each.forward = lambda pixels: pixels  # the main logits alone
+        assert each.training_logits(torch.zeros(1, 3, size, size))[1] is None
+
+
+def test_logits_in_training_are_those_of_forward_where_there_is_one_head() -> None:
+    classifier = build(architecture("test_vit"))
     pixels = torch.rand(2, 3, 32, 32)
-    for module in classifier.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    classifier.eval()
-    torch.testing.assert_close(classifier(pixels), classifier(pixels))
-    plain = copy.deepcopy(classifier.net)
-    classifier.net.train()
-    for module in classifier.net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    assert not torch.allclose(classifier(pixels), classifier(pixels))
-    assert plain.drop_rate == 0.9
+    logits, auxiliary = classifier.training_logits(pixels)
+    assert torch.equal(logits, classifier(pixels))
+    assert auxiliary is None
 
 
 def test_counts_are_those_of_paper_and_pencil() -> None:
@@ -150,7 +215,10 @@ def test_the_summary_names_totals_and_what_is_frozen() -> None:
         {"num_classes": 1},
         {"image_size": 0},
         {"image_size": 10**9},
-        {"dropout": 1.0},
+        {"dropout": 0.5},
+        {"head": {"dropout": 1.0}},
+        {"head": {"layers": [8]}},
+        {"head": {"activation": "os.system"}},
         {"factory": "os.system"},
         {"std": (1.0, float("inf"), 1.0)},
     ],

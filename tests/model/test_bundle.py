@@ -15,7 +15,8 @@ from safetensors.torch import load, save_file
 from foveal.errors import ArtifactError
 from foveal.files import sha256_file
 from foveal.model.build import Architecture, Classifier, build
-from foveal.model.bundle import Bundle, find_bundle, read_bundle, update_bundle, write_bundle
+from foveal.model.bundle import ArchitectureSpec, Bundle, find_bundle, read_bundle, update_bundle, write_bundle
+from foveal.model.config import HeadConfig
 
 Tree = dict[str, Any]
 
@@ -58,6 +59,59 @@ def test_a_round_trip_gives_the_same_logits_to_the_bit(tiny_bundle: Path, tmp_pa
     assert sorted(file.name for file in read.path.iterdir()) == ["bundle.json", "model.safetensors"]
     assert read.spec.foveal_version
     assert read.spec.preprocessing.geometry().store_px == 34
+
+
+HEADS = {
+    "test_resnet": {"attention": "cbam", "spatial_dropout": 0.3, "pool": "flatten"},
+    "test_vit": {"pool": "avg", "attention": "se", "kind": "dense", "layers": (16, 8), "dropout": (0.5, 0.2)},
+    "test_mambaout": {"batch_norm": True, "dropout": 0.4},
+    "alexnet": {"dropout": 0.5},
+    "small_cnn": {"kind": "dense", "layers": (8,), "batch_norm": True, "activation": "gelu"},
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_of_ones_own_comes_back_to_the_bit(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+    torch.manual_seed(3)
+    head, size = HeadConfig(**HEADS[name]), 64
+    classifier = build(Architecture(name=name, num_classes=3, image_size=size, head=head)).train()
+    with torch.no_grad():
+        classifier(torch.rand(4, 3, size, size))
+    classifier.eval()
+    spec = spec_of(read_bundle(tiny_bundle))
+    spec["architecture"] = classifier.architecture.spec()
+    spec["preprocessing"] |= {"size_px": size, "store_px": size}
+    written = write_bundle(tmp_path / "new", spec, classifier.net.state_dict())
+    assert json.loads((tmp_path / "new" / "bundle.json").read_text())["architecture"]["head"]["kind"] == head.kind
+    read = read_bundle(tmp_path / "new")
+    assert read == written
+    assert read.spec.architecture.head == head
+    again, pixels = read.build(), torch.rand(3, 3, size, size)
+    with torch.inference_mode():
+        assert torch.equal(again(pixels), classifier(pixels))
+    assert again.architecture.head == head
+
+
+def test_bundles_of_the_first_versions_load(tiny_bundle: Path) -> None:
+    """They have a share of dropout beside the name, and nothing else of a head."""
+    expected = read_bundle(tiny_bundle).build()
+    for old in ({"library": "timm", "name": "test_efficientnet", "dropout": 0.25}, {"name": "test_efficientnet"}):
+        edit(tiny_bundle, lambda tree, old=old: tree.update(architecture=old))
+        bundle = read_bundle(tiny_bundle)
+        assert bundle.spec.architecture.head == HeadConfig(dropout=old.get("dropout", 0.0))
+        again, pixels = bundle.build(), torch.rand(2, 3, 32, 32)
+        with torch.inference_mode():
+            assert torch.equal(again(pixels), expected(pixels))
+    update_bundle(tiny_bundle, temperature=2.0)
+    assert "dropout" not in json.loads((tiny_bundle / "bundle.json").read_text())["architecture"]
+    with pytest.raises(ValidationError):
+        ArchitectureSpec.model_validate({"name": "resnet18", "dropout": 0.1, "head": {}})
+
+
+def test_a_name_of_another_library_is_not_taken_for_ours(tiny_bundle: Path) -> None:
+    edit(tiny_bundle, lambda tree: tree["architecture"].update(library="torchvision"))
+    with pytest.raises(ArtifactError, match="wants test_efficientnet of torchvision, and this foveal has one of timm"):
+        read_bundle(tiny_bundle).build()
 
 
 def test_weights_that_share_memory_or_are_views_are_written(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -123,7 +177,11 @@ HOSTILE: dict[str, Callable[[Tree], object]] = {
     "architecture.name   ": lambda t: t["architecture"].update(name="resnet18\n"),
     "architecture.factory": lambda t: t["architecture"].update(factory="os.system"),
     "architecture.kwargs": lambda t: t["architecture"].update(kwargs={"pretrained": True}),
-    "architecture.dropout": lambda t: t["architecture"].update(dropout=1.5),
+    "architecture.dropout": lambda t: t["architecture"].pop("head") and t["architecture"].update(dropout=1.5),
+    "architecture.dropout ": lambda t: t["architecture"].update(dropout=0.5),
+    "architecture.head.activation": lambda t: t["architecture"]["head"].update(activation="os.system"),
+    "architecture.head.code": lambda t: t["architecture"]["head"].update(code="os.system"),
+    "architecture.head.layers.1": lambda t: t["architecture"]["head"].update(kind="dense", layers=[8, 10**9]),
     "__class__": lambda t: t.update(__class__="subprocess.Popen"),
     "class_names": lambda t: t.update(class_names=["a", "b", "a"]),
     "class_names ": lambda t: t.update(class_names=["a"]),

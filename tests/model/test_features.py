@@ -6,6 +6,7 @@ from foveal.data.batches import Batch
 from foveal.errors import ConfigError
 from foveal.inference import predict_logits
 from foveal.model.build import Architecture, Classifier, build
+from foveal.model.config import HeadConfig
 from foveal.model.features import pooled_features
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def batches(*sizes: int) -> list[Batch]:
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
 def test_features_go_into_the_last_layer(name: str) -> None:
     """The last layer on the features gives the logits of the one inference path."""
-    classifier = build(Architecture(name=name, num_classes=5, image_size=32, dropout=0.5)).train()
+    classifier = build(Architecture(name=name, num_classes=5, image_size=32, head=HeadConfig(dropout=0.5))).train()
     features = pooled_features(classifier, batches(3, 2), CPU)
     assert features.shape == (5, classifier.net.num_features)
     assert features.dtype == np.float32

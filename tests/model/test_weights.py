@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from foveal.errors import ArtifactError
 from foveal.model import weights as weights_module
 from foveal.model.build import Architecture, Classifier, build
 from foveal.model.bundle import read_bundle
+from foveal.model.config import HeadConfig
 from foveal.model.tensors import read_tensors
-from foveal.model.weights import load_weights, weights_cached
+from foveal.model.weights import WeightsOrigin, _fill, load_weights, weights_cached
 
 NAME = "test_efficientnet"
 
@@ -187,6 +189,120 @@ def test_a_bundle_or_a_run_gives_its_weights_with_their_licence(
         origin = load_weights(classifier, NAME, str(path))
         check_filled(classifier, state, before)
         assert origin.licence == "none: trained from a random start"
+
+
+def of_shapes(*class_names: str, **head: object) -> tuple[Classifier, dict[str, torch.Tensor], tuple[str, ...]]:
+    torch.manual_seed(2)
+    made = build(Architecture(name=NAME, num_classes=len(class_names), image_size=32, head=HeadConfig(**head)))
+    return made, snapshot(made), class_names
+
+
+def test_the_last_layer_is_kept_only_for_the_same_classes_in_the_same_order(
+    state: dict[str, torch.Tensor], tiny_bundle: Path
+) -> None:
+    for names, same in (
+        (("discs", "squares", "stripes"), True),
+        (("squares", "discs", "stripes"), False),
+        (("cats", "dogs", "mice"), False),
+    ):
+        classifier, before, class_names = of_shapes(*names)
+        origin = load_weights(classifier, NAME, str(tiny_bundle), class_names=class_names)
+        if same:
+            assert torch.equal(classifier.net.state_dict()["classifier.weight"], state["classifier.weight"])
+            assert (origin.not_loaded, origin.left_over, origin.note) == ((), (), "")
+        else:
+            check_filled(classifier, state, before)
+            assert origin.not_loaded == origin.left_over == ("classifier.weight", "classifier.bias")
+            assert "2 kept their random start (classifier.weight, classifier.bias)" in origin.sentence()
+            assert "2 of the source found no place (classifier.weight, classifier.bias)" in origin.sentence()
+            assert "classes are not these in this order, so the last layer starts anew." in origin.sentence()
+    classifier, _, _ = of_shapes("a", "b", "c")
+    assert load_weights(classifier, NAME, str(tiny_bundle)).not_loaded == (), "nobody said which classes these are"
+
+
+def test_a_file_without_class_names_says_what_became_of_its_last_layer(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    classifier, _, names = of_shapes("a", "b", "c")
+    origin = load_weights(classifier, NAME, str(tmp_path / "w.safetensors"), class_names=names)
+    assert origin.not_loaded == ()
+    assert "A file names no classes: its last layer was taken over" in origin.sentence()
+    classifier, _, names = of_shapes("a", "b")
+    origin = load_weights(classifier, NAME, str(tmp_path / "w.safetensors"), class_names=names)
+    assert origin.note == ""
+    assert origin.not_loaded == ("classifier.weight", "classifier.bias")
+
+
+def test_a_plain_network_starts_one_with_a_head_of_its_own_and_the_other_way_round(
+    state: dict[str, torch.Tensor], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    names = ("discs", "squares", "stripes")
+    composed, before, _ = of_shapes(*names, attention="se", kind="dense", layers=(8,))
+    origin = load_weights(composed, NAME, str(tiny_bundle), class_names=names)
+    after = composed.net.state_dict()
+    inside = [key for key in after if key.startswith("backbone.")]
+    assert origin.num_loaded == len(inside) == len(state) - 2
+    assert all(torch.equal(after[key], state[key.removeprefix("backbone.")]) for key in inside)
+    assert all(torch.equal(after[key], before[key]) for key in after if key not in inside)
+    assert set(origin.not_loaded) == set(after) - set(inside)
+    assert origin.left_over == ("classifier.weight", "classifier.bias")
+
+    save_file(after, tmp_path / "composed.safetensors")
+    plain, before, _ = of_shapes(*names)
+    origin = load_weights(plain, NAME, str(tmp_path / "composed.safetensors"))
+    check_filled(plain, state, before)
+    assert set(origin.left_over) == set(after) - set(inside)
+
+    other, _, _ = of_shapes("a", "b", attention="se", kind="dense", layers=(8,))
+    origin = load_weights(other, NAME, str(tmp_path / "composed.safetensors"))
+    assert origin.not_loaded == ("head.fc.weight", "head.fc.bias"), "block and dense layer are taken over too"
+
+
+def test_a_head_of_ones_own_is_not_mistaken_for_the_networks() -> None:
+    """convnext calls its last layer head.fc too; of the same shape, it is another."""
+    shape = {"name": "test_convnext", "num_classes": 3, "image_size": 32}
+    composed, plain = (build(Architecture(**shape, head=HeadConfig(batch_norm=b))) for b in (True, False))
+    source = composed.net.state_dict()
+    assert source["head.fc.weight"].shape == plain.net.state_dict()["head.fc.weight"].shape
+    origin = _fill(plain, source, WeightsOrigin("memory", "", "", 0, ()))
+    assert origin.not_loaded == ("head.fc.weight", "head.fc.bias")
+    assert {"head.norm.weight", "head.fc.weight"} <= set(origin.left_over)
+    assert torch.equal(plain.net.state_dict()["head.norm.weight"], source["backbone.head.norm.weight"])
+
+
+def test_alexnets_weights_are_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = torchvision.models.alexnet(weights=None).state_dict()
+    asked: list[dict[str, Any]] = []
+
+    def download(url: str, **how: Any) -> dict[str, torch.Tensor]:
+        asked.append({"url": url, **how})
+        return dict(published)
+
+    classifier = build(Architecture(name="alexnet", num_classes=4, image_size=64))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(weights_module, "_unreachable", lambda *_: "")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    origin = load_weights(classifier, "alexnet", "pretrained")
+    assert asked[0]["weights_only"]
+    assert asked[0]["check_hash"]
+    assert (origin.tag, origin.licence) == ("alexnet.tv_in1k", "bsd-3-clause")
+    assert origin.not_loaded == ("classifier.6.weight", "classifier.6.bias")
+    found = classifier.net.state_dict()
+    assert all(torch.equal(found[key], published[key]) for key in found if key not in origin.not_loaded)
+    with pytest.raises(ArtifactError, match="no pretrained weights for small_cnn"):
+        load_weights(build(Architecture(name="small_cnn", num_classes=4, image_size=32)), "small_cnn", "pretrained")
+
+
+def test_inceptions_auxiliary_head_starts_from_the_weights_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = build(Architecture(name="inception_v3", num_classes=3, image_size=299))
+    published = {f"AuxLogits.{key}": torch.full_like(t, 5) for key, t in classifier.auxiliary.state_dict().items()}
+    fresh = classifier.auxiliary.fc.weight.clone()
+    weights_module._fill_auxiliary(classifier, published)
+    assert published == {}
+    assert bool((classifier.auxiliary.conv1.conv.weight == 5).all())
+    assert torch.equal(classifier.auxiliary.fc.weight, fresh)
 
 
 def test_a_bundle_that_was_changed_is_no_source_either(classifier: Classifier, tiny_bundle: Path) -> None:

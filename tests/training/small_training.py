@@ -14,8 +14,10 @@ from foveal.pixels.policy import Geometry
 from foveal.progress import Progress, Silence
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config, ResolvedConfig
-from foveal.training.fit import Position, TrainingData, fit
+from foveal.training.fit import fit
+from foveal.training.processes import Processes
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
+from foveal.training.state import Position, TrainingData
 
 CLASS_NAMES = ("2", "10", "b")
 MID_EPOCH = "train.checkpoint_minutes=0.0000001"
@@ -53,8 +55,17 @@ class Squares:
         return self._pixels[row]
 
 
-def tiny_data(config: ResolvedConfig, *, num_train: int = 40, num_val: int = 15, contrast: int = 90) -> TrainingData:
+def tiny_data(
+    config: ResolvedConfig,
+    *,
+    num_train: int = 40,
+    num_val: int = 15,
+    contrast: int = 90,
+    batch_size: int | None = None,
+    processes: Processes | None = None,
+) -> TrainingData:
     """Training and validation images of three classes; the first is twice as frequent."""
+    processes = processes or Processes()
     labels = np.array([0, 1, 0, 2] * (num_train + num_val), dtype=np.int64)[: num_train + num_val]
     geometry: Geometry = geometry_of(config)
     source = Squares(labels, geometry.store_px, contrast=contrast)
@@ -65,10 +76,21 @@ def tiny_data(config: ResolvedConfig, *, num_train: int = 40, num_val: int = 15,
             train,
             labels[train],
             side_px=geometry.store_px,
-            batch_size=config.train.batch_size,
+            batch_size=batch_size or config.train.batch_size,
             seed=config.seed,
+            random_window=config.augment.policy != "none",
+            rank=processes.rank,
+            num_ranks=processes.num_ranks,
         ),
-        val=Batches(source, val, labels[val], geometry, batch_size=config.train.batch_size),
+        val=Batches(
+            source,
+            val,
+            labels[val],
+            geometry,
+            batch_size=config.train.batch_size,
+            rank=processes.rank,
+            num_ranks=processes.num_ranks,
+        ),
         augmentation=Augmentation(config.augment, side_px=geometry.store_px, size_px=geometry.size_px),
         class_names=CLASS_NAMES,
         paths=[Path(f"image-{row:03}.png") for row in range(len(labels))],

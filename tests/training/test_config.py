@@ -49,7 +49,8 @@ def test_a_resolved_configuration_survives_its_yaml() -> None:
         ("train.early_stopping.monitor=accuracy", "val_accuracy"),
         ("train.early_stopping.monitor=train_loss", "val_loss"),
         ("train.epoch=3", "did you mean train.epochs"),
-        ("optim.name=adam", "adamw"),
+        ("optim.schedule=cosin", "cosine"),
+        ("model.freeze=last", "last:N"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_key(override: str, words: str) -> None:

@@ -65,6 +65,6 @@ def test_the_plan_as_text_begins_with_the_resolved_configuration() -> None:
 
 
 def test_images_too_small_for_the_network_are_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="edgenext_xx_small cannot take images of 8 x 8 px") as caught:
+    with pytest.raises(ConfigError, match="edgenext_xx_small cannot be built for images of 8 px") as caught:
         planned("model.name=edgenext_xx_small", "data.image_size=8")
     assert "data.image_size" in caught.value.fix

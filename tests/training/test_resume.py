@@ -13,7 +13,7 @@ import torch
 from foveal.errors import InterruptedRunError
 from foveal.training import checkpoint
 from foveal.training import fit as module
-from foveal.training.fit import Position
+from foveal.training.state import Position
 from small_runs import epochs
 
 from .small_training import MID_EPOCH, Lines, same_weights, tiny_config, train_tiny

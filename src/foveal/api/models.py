@@ -71,7 +71,7 @@ def shown_count(count: int | None) -> str:
 
 
 def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList:
-    """List timm's zoo.
+    """List the zoo: timm's, torchvision's alexnet, and our small_cnn.
 
     Args:
         pattern: a glob over names, such as "convnext*"; tags may be part of it ("*in22k*").
@@ -80,14 +80,10 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
     Raises:
         ConfigError: nothing matches.
     """
-    import timm
-
-    from foveal.model.build import pretrained_facts
     from foveal.model.weights import UNKNOWN_LICENCE, weights_cached
+    from foveal.model.zoo import list_names, pretrained_facts
 
-    names = set(timm.list_models(pattern, pretrained=True)) | set(timm.list_models(f"{pattern}.*", pretrained=True))
-    tagged = {name.partition(".")[0] for name in names}
-    names |= {name for name in timm.list_models(pattern) if name not in tagged}
+    names = list_names(pattern)
     if not names:
         raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
     progress = progress or Silence()
@@ -116,8 +112,9 @@ def _by_architecture(name: str) -> tuple[object, object]:
 
 def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, int]:
     """Parameters of each architecture, counted on tensors without storage and remembered for this version of timm."""
-    import timm
     import torch
+
+    from foveal.model.zoo import create_net
 
     file = cache_folder() / f"parameters-timm-{version('timm')}.json"
     known = _remembered(file)
@@ -129,7 +126,7 @@ def _parameter_counts(architectures: set[str], progress: Progress) -> dict[str, 
             with progress.bar("Counting parameters", len(missing), "models") as bar:
                 for name in missing:
                     with torch.device("meta"):
-                        net = timm.create_model(name, pretrained=False)
+                        net = create_net(name)
                     known[name] = sum(parameter.numel() for parameter in net.parameters())
                     bar.advance()
         finally:

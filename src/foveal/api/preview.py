@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal.data.augment import Augmentation, Operation
-from foveal.data.augment_config import POLICIES, AugmentConfig
-from foveal.data.batches import Batch, Batches, TrainingBatches, derive_seed
+from foveal.api.preview_columns import Shown, draw_bands, heading
+from foveal.data.augment import Operation
+from foveal.data.batches import derive_seed
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.data.sizes import peek_sizes
-from foveal.data.store import PixelSource
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.evaluation.drawing import shortened
 from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.progress import Progress, Silence
-from foveal.report.contact_sheet import Band, Column, Row, check_ending, draw_contact_sheet, write_picture
+from foveal.report.contact_sheet import Band, Row, check_ending, draw_contact_sheet, write_picture
 from foveal.training.config import Config, ResolvedConfig, read_config
 from foveal.training.resolve import Facts, geometry_of, resolve
 
@@ -39,7 +38,7 @@ class PreviewPlan:
 
     Attributes:
         picture: the file that would be written.
-        policy: the augmentation that training would use.
+        policy: the augmentation that training would use; operations or albumentations, where these stand in its place.
         operations: what it does to an image, and how far.
         size_px: side of the square that the network sees.
         class_counts: images to draw from, by class; those of train, where DATA has a split.
@@ -82,7 +81,7 @@ class PreviewResult:
 
     Attributes:
         picture: the file.
-        policy: the augmentation that training would use.
+        policy: the augmentation that training would use; operations or albumentations, where these stand in its place.
         operations: what it does to an image, and how far.
         size_px: side of the square that the network sees.
         samples: path below the data's root and class of each row, from top to bottom.
@@ -136,11 +135,10 @@ class _Setting:
     origin: str
     notes: tuple[str, ...]
 
-    def augmentation(self, config: AugmentConfig | None = None) -> Augmentation:
-        """The module that trains, of the configured policy or of another."""
-        return Augmentation(
-            config or self.config.augment, side_px=self.geometry.store_px, size_px=self.geometry.size_px
-        )
+    @property
+    def shown(self) -> Shown:
+        """What is drawn from."""
+        return Shown(self.config, self.geometry)
 
 
 def preview(
@@ -187,9 +185,9 @@ def preview(
         progress.say(note)
     rows, num_unusable = _choose(setting, num_samples, progress)
     chosen = _ingest(setting, rows, progress)
-    augmentation = setting.augmentation()
+    shown = setting.shown
     with torch.random.fork_rng(devices=[]):
-        bands = _bands(setting, augmentation, chosen, num_draws, all_policies=all_policies)
+        bands = draw_bands(shown, chosen.source, num_draws, all_policies=all_policies)
     paths, labels = chosen.manifest.column("path").tolist(), chosen.manifest.column("label").tolist()
     sheet_rows = [
         Row(label, path.rpartition("/")[2], [pixels[place] for _, columns in bands for _, pixels in columns])
@@ -200,8 +198,8 @@ def preview(
     write_picture(draw_contact_sheet(title, note, heads, sheet_rows), picture)
     return PreviewResult(
         picture,
-        setting.config.augment.policy,
-        augmentation.operations,
+        setting.config.augment.title,
+        shown.operations,
         setting.geometry.size_px,
         tuple(zip(paths, labels, strict=True)),
         num_unusable,
@@ -231,8 +229,8 @@ def plan_preview(
     counts = np.bincount(setting.manifest.label_ids()[setting.rows], minlength=len(names)).tolist()
     return PreviewPlan(
         Path(out),
-        setting.config.augment.policy,
-        setting.augmentation().operations,
+        setting.config.augment.title,
+        setting.shown.operations,
         setting.geometry.size_px,
         dict(zip(names, counts, strict=True)),
         min(num_samples, len(setting.rows)),
@@ -323,105 +321,17 @@ def _by_turns(rows: NDArray[np.int64], labels: NDArray[np.int64], turns: NDArray
     return by_class[np.lexsort((np.argsort(turns)[of_class], round_of))]
 
 
-_Bands = list[tuple[str, list[tuple[Column, NDArray[np.uint8]]]]]
-"""Heading, and for each column its words and its pictures, uint8 [samples, size, size, 3]."""
-
-
-def _bands(
-    setting: _Setting, augmentation: Augmentation, chosen: Ingested, num_draws: int, *, all_policies: bool
-) -> _Bands:
-    source, config = chosen.source, setting.config.augment
-    bands: _Bands = [("Original", [(Column("square", "as evaluation sees it"), _originals(setting, source))])]
-    wishes = [config.model_copy(update={"policy": name}) for name in POLICIES] if all_policies else [config]
-    for wish in wishes:
-        module = setting.augmentation(wish)
-        if module.operations:
-            drawn = [
-                (Column(f"draw {number + 1}"), _drawn(setting, source, module, wish, number))
-                for number in range(num_draws)
-            ]
-            bands.append((f"Policy {wish.policy}", drawn))
-    if augmentation.operations and not all_policies:
-        alone = _each_alone(setting, source, augmentation)
-        bands.append(("Each operation alone, at its strongest", alone))
-    return bands
-
-
-def _originals(setting: _Setting, source: PixelSource) -> NDArray[np.uint8]:
-    """What evaluation sees."""
-    rows = np.arange(len(source))
-    (batch,) = Batches(source, rows, rows, setting.geometry, batch_size=len(rows))
-    return batch.images.permute(0, 2, 3, 1).numpy()
-
-
-def _windows(setting: _Setting, source: PixelSource, number: int, *, random_window: bool) -> Batch:
-    """What the augmentation of an epoch gets, if these samples are all that there is."""
-    rows = np.arange(len(source))
-    batches = TrainingBatches(
-        source,
-        rows,
-        rows,
-        side_px=setting.geometry.store_px,
-        batch_size=len(rows),
-        seed=setting.config.seed,
-        random_window=random_window,
-    )
-    (batch,) = batches.epoch(number)  # of all of them, so there is one
-    return batch
-
-
-def _drawn(
-    setting: _Setting, source: PixelSource, module: Augmentation, config: AugmentConfig, number: int
-) -> NDArray[np.uint8]:
-    """What training sees: the windows and the draws of the first step of an epoch."""
-    batch = _windows(setting, source, number, random_window=config.policy != "none")
-    torch.manual_seed(derive_seed(setting.config.seed, 2, number, 0))
-    return _as_bytes(module(batch.images))[np.argsort(batch.rows)]
-
-
-def _each_alone(
-    setting: _Setting, source: PixelSource, augmentation: Augmentation
-) -> list[tuple[Column, NDArray[np.uint8]]]:
-    columns = []
-    if setting.config.augment.policy != "none" and any(len(set(source[i].shape[:2])) > 1 for i in range(len(source))):
-        columns.append((Column("window", "anywhere along an oblong image"), _ends(setting, source)))
-    batch = _windows(setting, source, 0, random_window=False)
-    middle = batch.images[torch.from_numpy(np.argsort(batch.rows))]
-    for place, operation in enumerate(augmentation.operations):
-        torch.manual_seed(derive_seed(setting.config.seed, 4, place))
-        pixels = _as_bytes(augmentation.alone(operation.name, middle))
-        columns.append((Column(operation.name, str(operation)), pixels))
-    return columns
-
-
-def _ends(setting: _Setting, source: PixelSource) -> NDArray[np.uint8]:
-    """The window at the one end of the image and at the other, by turns."""
-    side, size = setting.geometry.store_px, setting.geometry.size_px
-    start = (side - size) // 2
-    inner = slice(start, start + size)
-    cut: list[Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = [
-        lambda stored: stored[:side, :side],
-        lambda stored: stored[-side:, -side:],
-    ]
-    return np.stack([cut[place % 2](source[place])[inner, inner] for place in range(len(source))])
-
-
-def _as_bytes(pixels: torch.Tensor) -> NDArray[np.uint8]:
-    """From float32 [n, 3, size, size] within 0..1 to uint8 [n, size, size, 3]."""
-    result: NDArray[np.uint8] = (pixels * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return result
-
-
 def _words(setting: _Setting, data: Path, num_samples: int, *, all_policies: bool) -> tuple[str, str]:
     config, size = setting.config, setting.geometry.size_px
     name = data.resolve().name or str(data)
-    title = f"{name}: all policies" if all_policies else f"{name}: augmentation policy {config.augment.policy}"
+    name_of_policy = heading(config.augment)
+    title = f"{name}: all policies" if all_policies else f"{name}: {name_of_policy[0].lower()}{name_of_policy[1:]}"
     of_all = f"{num_samples:,} of {len(setting.rows):,} {setting.origin}"
     note = f"{of_all}, seed {config.seed}, as the network sees them: {size} × {size} pixels."
     if all_policies:
         return title, note
-    if not setting.augmentation().operations:
+    if config.augment.is_off:
         note += " The policy changes nothing."
-    elif config.augment.policy != "none":
+    elif config.augment.title not in {"none", "albumentations"}:
         note += " An operation that goes two ways is shown alone by turns: one way in one row, the other in the next."
     return title, note

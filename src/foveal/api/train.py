@@ -10,7 +10,10 @@ from foveal.api.results import TrainResult
 from foveal.config import load
 from foveal.data.manifest import Manifest, is_manifest
 from foveal.errors import ArtifactError, ConfigError
-from foveal.experiments.run import Prepared, draw_split, execute, prepare
+from foveal.experiments.check import check as check_setup
+from foveal.experiments.check_result import CheckResult
+from foveal.experiments.outcome import finished
+from foveal.experiments.run import Prepared, draw_split, execute, follow, prepare, starting_classifier
 from foveal.model.build import build
 from foveal.progress import Progress, Silence
 from foveal.report.contents import PLOT_NAMES
@@ -18,11 +21,13 @@ from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig, read_config
+from foveal.training.logs import check_logs
 from foveal.training.plan import TrainPlan, make_plan
+from foveal.training.processes import Place, check_place, place_told
 from foveal.training.resolve import architecture_of
 from foveal.types import SPLITS
 
-_PLACES = ("checkpoints", "bundle", "evaluation")
+_PLACES = ("checkpoints", "bundle", "evaluation", "logs")
 _RUN_PLOTS = ("class_distribution", "curves_loss", "curves_accuracy", "curves_macro_f1", "curves_lr")
 
 
@@ -59,7 +64,9 @@ def train(
         >>> foveal.train("photos", "runs/first", overrides=["model.weights=none"])  # doctest: +SKIP
     """
     progress = progress or Silence()
-    run = RunFolder(Path(out))
+    run, place = RunFolder(Path(out)), place_told()
+    if place is not None and not place.is_leader:
+        return _take_part(run, place)
     going_on = resume and is_run_folder(run.path)
     if resume and force:
         raise ConfigError("--resume goes on with a run and --force starts it anew.", fix="give one of them.")
@@ -69,6 +76,7 @@ def train(
         raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
     chosen = read_config(config, overrides)
     if not going_on:
+        check_place(place, devices=chosen.train.devices, nodes=chosen.train.nodes)
         _check_apart(run, data)
         _check_free(run, force=force)
     run.prepare()
@@ -113,6 +121,45 @@ def plan(
     )
 
 
+def check(
+    data: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    *,
+    config: Config | str | PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Ask of a set-up what a minute can tell, before hours are spent on it; at most 1,300 images are decoded.
+
+    Args:
+        data: as for `train`.
+        out: folder for `check.json` and the plot of the learning-rate range; nothing is written if not given.
+        config: as for `train`.
+        overrides: as for `train`.
+        progress: where to show it.
+
+    Raises:
+        ConfigError: as `train`.
+        DataError: as `train`.
+        ArtifactError: the starting weights cannot be had.
+    """
+    prepared = prepare(data, read_config(config, overrides))
+    classifier = starting_classifier(prepared.config, prepared.manifest)
+    return check_setup(prepared.manifest, classifier, prepared.config, progress, out=None if out is None else Path(out))
+
+
+def _take_part(run: RunFolder, place: Place) -> TrainResult:
+    """Be one of the other processes of a training that is led elsewhere, and come to its result."""
+    follow(run, place)
+    outcome = finished(run)
+    if outcome is None:
+        raise ArtifactError(
+            f"{run.path} does not hold the finished run of the process that leads.",
+            fix="let all machines see the same folder under the same path; docs/scale.md says how.",
+        )
+    return TrainResult(run.path, outcome.metrics, outcome.best_epoch, run.report, run.bundle)
+
+
 def _take_up(run: RunFolder, chosen: Config) -> Prepared:
     """A run as it was left; what it was interrupted in the middle of writing is swept away.
 
@@ -137,6 +184,7 @@ def _take_up(run: RunFolder, chosen: Config) -> Prepared:
             fix="leave these keys out to go on, or train anew with another --out.",
         )
     choose_device(config.train.device)
+    check_logs(config.log)
     _sweep(run)
     return Prepared(config, Manifest.read(run.manifest), resumed=True)
 
@@ -207,6 +255,7 @@ def _files(run: RunFolder) -> list[Path]:
     """Every file of a run, by name, whether it is there or not; but for the lock."""
     files = [run.config, run.env, run.manifest, run.log, run.metrics, run.timings, run.model_summary, run.report]
     files += [run.checkpoints / name for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST)]
+    files += [run.pipeline(f"any.{suffix}") for suffix in ("yaml", "yml", "json")]
     files += [run.weights_origin, run.bundle / "bundle.json", run.bundle / "model.safetensors", run.looks]
     files += [run.path / "evaluation" / f"{name}.svg" for name in _RUN_PLOTS]
     for split in SPLITS:

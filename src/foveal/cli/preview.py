@@ -71,11 +71,14 @@ def preview(
             force=force,
             progress=progress(),
         )
-        lines = [f"Policy {done.policy}, {len(done.samples)} samples, {done.size_px} x {done.size_px} px:"]
+        instead = {"operations": "A list of operations", "albumentations": "A pipeline of albumentations"}
+        what = instead.get(done.policy, f"Policy {done.policy}")
+        lines = [f"{what}, {len(done.samples)} samples, {done.size_px} x {done.size_px} px:"]
         lines += [f"  {operation.name}: {operation}" for operation in done.operations] or ["  nothing is changed"]
         if done.num_unusable:
             lines.append(f"{done.num_unusable:,} of the samples looked at cannot be used; others took their place.")
         lines.append(f"Picture: {done.picture}")
-        if not config and not any(setting.partition("=")[0].strip() == "augment.policy" for setting in settings):
+        stated = {"augment.policy", "augment.operations", "augment.albumentations"}
+        if not config and not any(setting.partition("=")[0].strip() in stated for setting in settings):
             again = ["--set", f"augment.policy={done.policy}", *again]
         finish(done.to_dict(), as_json, lines, [shlex.join(["foveal", "train", data, "--out", "runs/first", *again])])

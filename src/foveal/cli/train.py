@@ -39,6 +39,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; needs no DATA.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask of the set-up what a minute can tell; does not train.")
+    ] = False,
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
@@ -53,20 +56,33 @@ def train(
         from foveal.api.train import plan
         from foveal.api.train import train as run
         from foveal.errors import ConfigError
+        from foveal.training.processes import place_told
 
         settings = settings_of(overrides, seed, device)
+        if check:
+            _check(data, out, config, settings, resume=resume, dry_run=dry_run, as_json=as_json)
+            return
         if dry_run:
             if data is None or resume:
                 raise ConfigError("train --dry-run needs DATA, and no --resume.", fix="foveal train DATA --dry-run")
             planned = plan(data, config=config, overrides=settings)
-            again = ["--config", str(config)] if config else []
-            again += [word for setting in settings for word in ("--set", setting)]
-            command = shlex.join(["foveal", "train", data, "--out", str(out or "RUN"), *again])
-            finish(planned.to_dict(), as_json, [str(planned)], [command])
+            finish(planned.to_dict(), as_json, [str(planned)], [_command(data, out, config, settings)])
             return
         if out is None:
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
-        done = run(data, out, config=config, overrides=settings, resume=resume, force=force, progress=progress())
+        place = place_told()
+        is_led = place is not None and not place.is_leader
+        done = run(
+            data,
+            out,
+            config=config,
+            overrides=settings,
+            resume=resume,
+            force=force,
+            progress=None if is_led else progress(),
+        )
+        if is_led:
+            return  # one of the processes speaks
         lines = [headline(name, done.metrics[name]) for name in ("test", "val", "train")]
         lines += leak_lines(done.metrics["test"])
         finish(
@@ -75,3 +91,33 @@ def train(
             [*lines, f"Report: {done.report}", f"Bundle: {done.bundle}"],
             [f"foveal predict {quoted(out)} PHOTOS --out predictions.csv"],
         )
+
+
+def _check(
+    data: str | None,
+    out: Path | None,
+    config: Path | None,
+    settings: list[str],
+    *,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """`train --check`: exit code 1 where something is broken."""
+    from foveal.api.train import check
+    from foveal.errors import ConfigError
+
+    if data is None or resume or dry_run:
+        raise ConfigError("train --check needs DATA, and no --resume or --dry-run.", fix="foveal train DATA --check")
+    found = check(data, out, config=config, overrides=settings, progress=progress())
+    written = [f"Written: {', '.join(map(str, found.files))}"] if found.files else []
+    finish(found.to_dict(), as_json, [str(found), *written], [_command(data, None, config, settings)])
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _command(data: str, out: Path | None, config: Path | None, settings: list[str]) -> str:
+    """The training that was asked about, to be typed."""
+    again = ["--config", str(config)] if config else []
+    again += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["foveal", "train", data, "--out", str(out or "RUN"), *again])

@@ -4,288 +4,76 @@ The draws come from torch's global generator, which the training loop seeds from
 repeats them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, Literal
-
 import torch
 from torch import nn
-from torch.nn import functional
 
-from foveal.data.augment_config import AugmentConfig, PolicyName
+from foveal.data.augment_automatic import AUTOMATIC
+from foveal.data.augment_config import AugmentConfig
+from foveal.data.augment_listed import ListedOperations
+from foveal.data.augment_policies import FusedPolicy
+from foveal.data.augment_ways import Operation, Way
 
-OperationName = Literal[
-    "turn", "shift", "zoom", "mirror", "upside down", "light", "saturation", "blur", "grey", "erasing"
-]
-
-
-@dataclass(frozen=True)
-class _Strength:
-    """Ranges of one policy, within which every image draws uniformly; the last four are probabilities."""
-
-    turn_degrees: float = 0.0
-    shift: float = 0.0
-    zoom: tuple[float, float] = (1.0, 1.0)
-    light: float = 0.0
-    saturation: float = 0.0
-    mirror: float = 0.0
-    blur: float = 0.0
-    grey: float = 0.0
-    erasing: float = 0.0
-
-
-_STRENGTHS: dict[PolicyName, _Strength] = {
-    "none": _Strength(),
-    "light": _Strength(turn_degrees=8.0, shift=0.04, zoom=(0.92, 1.12), light=0.15),
-    "medium": _Strength(15.0, 0.08, (0.85, 1.25), light=0.25, saturation=0.25, mirror=0.5, erasing=0.25),
-    "heavy": _Strength(25.0, 0.12, (0.75, 1.4), 0.4, 0.4, mirror=0.5, blur=0.3, grey=0.1, erasing=0.25),
-}
-_BLUR_SIGMA_PX = (0.1, 1.5)
-_ERASED_SHARE = (0.02, 0.15)
-_LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey, ITU-R BT.601, as Pillow has them (torchvision rounds red to 0.2989)."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One thing that a policy does.
-
-    Attributes:
-        name: what it is.
-        reach: how far it goes at most, in words; empty where there is no more or less of it.
-        share: of the images, 0..1.
-    """
-
-    name: OperationName
-    reach: str
-    share: float = 1.0
-
-    def __str__(self) -> str:
-        part = Fraction(self.share).limit_denominator(100)
-        how_many = "every image" if part == 1 else f"{part.numerator} in {part.denominator} images"
-        return f"{self.reach}, {how_many}" if self.reach and self.share < 1.0 else self.reach or how_many
+__all__ = ["Augmentation", "Operation"]
 
 
 class Augmentation(nn.Module):
-    """A policy as a module.
+    """A policy, or a list of operations, as a module.
 
-    All geometry is one resampling and all light one colour matrix, so that an image is read and written twice however
-    many operations a policy has; what does not fit this form is kornia's and comes after.
+    With `augment.albumentations` the pipeline has been run on each image before, and this module only makes a batch of
+    the results.
 
     Args:
-        config: the policy.
+        config: the section.
         side_px: side of the images that go in.
         size_px: side of the images that come out, at most `side_px`.
+
+    Raises:
+        ConfigError: an operation does not fit images of this size.
     """
 
     def __init__(self, config: AugmentConfig, *, side_px: int, size_px: int) -> None:
         super().__init__()
-        self._side_px, self._size_px = side_px, size_px
-        base = _STRENGTHS[config.policy]
-        mirror = base.mirror if config.horizontal_flip is None else config.horizontal_flip
-        self._strength = replace(base, mirror=mirror)
-        self._vertical_flip = config.vertical_flip
-        self._is_plain = config.policy == "none"
-        self.after = nn.Sequential(*_kornia_operations(base))
+        self.way = _way(config, side_px, size_px)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Augment a batch.
 
         Args:
-            images: uint8 [n, 3, side, side], 0..255.
+            images: uint8 [n, 3, side, side], 0..255; with policy none also [n, 3, size, size].
 
         Returns:
             float32 [n, 3, size, size], 0..1, in channels-last memory.
         """
-        pixels = images.float().div_(255.0)
-        if self._is_plain:
-            pixels = self._centre(pixels)
-            pixels = _mirrored(_mirrored(pixels, self._strength.mirror, 3), self._vertical_flip, 2)
-        else:
-            pixels = self._light(self._resample(pixels))
-            if len(self.after):
-                pixels = self.after(pixels)
-            pixels = pixels.clamp_(0.0, 1.0)
+        pixels: torch.Tensor = self.way(images)
         return pixels.contiguous(memory_format=torch.channels_last)
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """What the policy does, in the order in which it is done; what it does not do is left out."""
-        strength = self._strength
-        low, high = strength.zoom
-        shift = 0.0 if self._is_plain else self._reach() / 2.0
-        every = (
-            Operation("turn", f"up to ±{strength.turn_degrees:g}°", float(strength.turn_degrees > 0.0)),
-            Operation("shift", f"up to ±{round(100 * shift, 1):g} %", float(shift > 0.0)),
-            Operation("zoom", f"{low:g} to {high:g}", float(high > low)),
-            Operation("mirror", "", strength.mirror),
-            Operation("upside down", "", self._vertical_flip),
-            Operation("light", f"up to ±{100 * strength.light:g} %", float(strength.light > 0.0)),
-            Operation("saturation", f"up to ±{100 * strength.saturation:g} %", float(strength.saturation > 0.0)),
-            Operation("blur", f"sigma up to {_BLUR_SIGMA_PX[1]:g} px", strength.blur),
-            Operation("grey", "", strength.grey),
-            Operation("erasing", f"up to {100 * _ERASED_SHARE[1]:g} %", strength.erasing),
-        )
-        return tuple(operation for operation in every if operation.share > 0.0)
+        """What is done, in the order in which it is done; what is never done is left out."""
+        return self.way.operations
 
     @torch.no_grad()
-    def alone(self, name: OperationName, images: torch.Tensor) -> torch.Tensor:
-        """One operation of the policy and nothing else, done to every image as strongly as the policy may do it.
+    def alone(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        """One operation and nothing else, done to every image as strongly as it may be.
 
         Where an operation goes two ways, as to the left and to the right, the images of the batch take them by turns.
 
         Args:
-            name: one of `operations`.
+            name: of one of `operations`.
             images: uint8 [n, 3, side, side], 0..255.
 
         Returns:
             float32 [n, 3, size, size], 0..1.
         """
-        pixels, strength, num_images = images.float().div_(255.0), self._strength, len(images)
-        centre, numbers = self._centre(pixels), torch.arange(num_images)
-        # A way for each of two draws, so that four images see all their ends.
-        first, second = 1.0 - 2.0 * (numbers % 2), 1.0 - 2.0 * (numbers // 2 % 2)
-        still, unlit = _Moves.none(num_images), torch.ones(num_images)
-        by_zoom = torch.where(first > 0, strength.zoom[1], strength.zoom[0])
-        ways: dict[OperationName, Callable[[], torch.Tensor]] = {
-            "turn": lambda: self._moved(pixels, replace(still, degrees=first * strength.turn_degrees)),
-            "shift": lambda: self._moved(
-                pixels, replace(still, shift=self._reach() * torch.stack([first, second], dim=1))
-            ),
-            "zoom": lambda: self._moved(pixels, replace(still, zoom=by_zoom)),
-            "mirror": lambda: centre.flip(3),
-            "upside down": lambda: centre.flip(2),
-            "light": lambda: _lit(centre, 1.0 + first * strength.light, 1.0 + second * strength.light, unlit),
-            "saturation": lambda: _lit(centre, unlit, unlit, 1.0 + first * strength.saturation),
-            "blur": lambda: _blur(1.0, (_BLUR_SIGMA_PX[1], _BLUR_SIGMA_PX[1]))(centre),
-            "grey": lambda: _grey(1.0)(centre),
-            "erasing": lambda: _erasing(1.0, (_ERASED_SHARE[1], _ERASED_SHARE[1]))(centre),
-        }
-        return ways[name]().clamp(0.0, 1.0)
-
-    def _centre(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The square that evaluation sees."""
-        start = (self._side_px - self._size_px) // 2
-        return pixels[:, :, start : start + self._size_px, start : start + self._size_px]
-
-    def _reach(self) -> float:
-        """How far the middle may be shifted, in units of half sides of what goes in."""
-        # Half of what the crop leaves over may be shifted away besides the policy's own share.
-        return 2.0 * self._strength.shift + (1.0 - self._size_px / self._side_px)
-
-    def _resample(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Mirror, turn, zoom, shift and crop, as one affine map from the result's pixels back to the source's."""
-        strength, num_images, reach = self._strength, len(pixels), self._reach()
-        moves = _Moves(
-            degrees=_draw(num_images, -strength.turn_degrees, strength.turn_degrees),
-            zoom=_draw(num_images, *strength.zoom),
-            mirror_x=1.0 - 2.0 * (torch.rand(num_images) < strength.mirror).float(),
-            mirror_y=1.0 - 2.0 * (torch.rand(num_images) < self._vertical_flip).float(),
-            shift=_draw(num_images * 2, -reach, reach).view(num_images, 2),
-        )
-        return self._moved(pixels, moves)
-
-    def _moved(self, pixels: torch.Tensor, moves: "_Moves") -> torch.Tensor:
-        angle = moves.degrees * (torch.pi / 180.0)
-        scale = (self._size_px / self._side_px) / moves.zoom
-        theta = torch.empty(len(pixels), 2, 3)
-        theta[:, 0, 0] = scale * torch.cos(angle) * moves.mirror_x
-        theta[:, 0, 1] = -scale * torch.sin(angle) * moves.mirror_y
-        theta[:, 1, 0] = scale * torch.sin(angle) * moves.mirror_x
-        theta[:, 1, 1] = scale * torch.cos(angle) * moves.mirror_y
-        theta[:, :, 2] = moves.shift
-        size = [len(pixels), 3, self._size_px, self._size_px]
-        grid = functional.affine_grid(theta.to(pixels.device), size, align_corners=False)
-        return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-    def _light(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Brightness, contrast and saturation, each image by its own draw."""
-        strength, num_images = self._strength, len(pixels)
-        brightness = _draw(num_images, 1.0 - strength.light, 1.0 + strength.light)
-        contrast = _draw(num_images, 1.0 - strength.light, 1.0 + strength.light)
-        saturation = _draw(num_images, 1.0 - strength.saturation, 1.0 + strength.saturation)
-        return _lit(pixels, brightness, contrast, saturation)
+        return self.way.alone(name, images).clamp(0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """Where each image of a batch goes: float32 [n], and [n, 2] in units of half sides for the shift."""
-
-    degrees: torch.Tensor
-    zoom: torch.Tensor
-    mirror_x: torch.Tensor
-    mirror_y: torch.Tensor
-    shift: torch.Tensor
-
-    @classmethod
-    def none(cls, num_images: int) -> "_Moves":
-        one = torch.ones(num_images)
-        return cls(torch.zeros(num_images), one, one, one, torch.zeros(num_images, 2))
-
-
-def _lit(
-    pixels: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, saturation: torch.Tensor
-) -> torch.Tensor:
-    """Brightness, contrast about each image's mean grey, and saturation, as one matrix an image.
-
-    Source: the definitions of torchvision's adjust_brightness, adjust_contrast and adjust_saturation.
-    """
-    luma = torch.tensor(_LUMA)
-    mix = saturation[:, None, None] * torch.eye(3) + (1.0 - saturation)[:, None, None] * luma.expand(3, 3)
-    matrix = ((brightness * contrast)[:, None, None] * mix).to(pixels.device)
-    mean_grey = pixels.mean(dim=(2, 3)) @ luma.to(pixels.device)
-    offset = (brightness * (1.0 - contrast)).to(pixels.device) * mean_grey
-    flat = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), matrix, pixels.flatten(2))
-    return flat.view_as(pixels)
-
-
-def _mirrored(pixels: torch.Tensor, probability: float, axis: int) -> torch.Tensor:
-    """Each image turned over along an axis, or not."""
-    if not probability:
-        return pixels
-    is_mirrored = (torch.rand(len(pixels)) < probability).to(pixels.device)
-    return torch.where(is_mirrored[:, None, None, None], pixels.flip(axis), pixels)
-
-
-def _draw(num_draws: int, low: float, high: float) -> torch.Tensor:
-    """Uniform draws on the CPU, so that every device sees the same."""
-    return torch.rand(num_draws) * (high - low) + low
-
-
-def _kornia_operations(strength: _Strength) -> list[nn.Module]:
-    """What one resampling and one matrix cannot do."""
-    operations = []
-    if strength.blur:
-        operations.append(_blur(strength.blur, _BLUR_SIGMA_PX))
-    if strength.grey:
-        operations.append(_grey(strength.grey))
-    if strength.erasing:
-        operations.append(_erasing(strength.erasing, _ERASED_SHARE))
-    return operations
-
-
-def _blur(share: float, sigma_px: tuple[float, float]) -> nn.Module:
-    module: nn.Module = _kornia().RandomGaussianBlur(kernel_size=(5, 5), sigma=sigma_px, p=share)
-    return module
-
-
-def _grey(share: float) -> nn.Module:
-    module: nn.Module = _kornia().RandomGrayscale(p=share)
-    return module
-
-
-def _erasing(share: float, area: tuple[float, float]) -> nn.Module:
-    """A black rectangle somewhere in the image.
-
-    Source: Z. Zhong et al., "Random Erasing Data Augmentation", AAAI 2020.
-    """
-    module: nn.Module = _kornia().RandomErasing(scale=area, p=share)
-    return module
-
-
-def _kornia() -> Any:
-    import kornia.augmentation
-
-    return kornia.augmentation
+def _way(config: AugmentConfig, side_px: int, size_px: int) -> Way:
+    if config.operations:
+        return ListedOperations(config.operations, config.filled_with, side_px=side_px, size_px=size_px)
+    match config.policy:
+        case "none" | "light" | "medium" | "heavy":
+            return FusedPolicy(config, config.policy, side_px=side_px, size_px=size_px)
+        case _:
+            return AUTOMATIC[config.policy](config, side_px=side_px, size_px=size_px)

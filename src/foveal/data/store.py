@@ -3,11 +3,12 @@
 An image is kept in the form that `pixels.to_store` gives it, under a key made of its content's SHA-256, its box, the
 geometry and the version of the pixel policy. Batches are slices of the maps. An index (SQLite, safe for many
 processes) says what lies where, and remembers each file's hash by path, size and modification time and what was
-measured of each sample, so that a second run reads nothing but the index.
+measured of each sample, so that a second run reads nothing but the index. The features that a frozen network sees of
+an image are kept beside it, under a form of their own.
 
-Crash safety: shards only grow, and pixels are on disk before the index speaks of them. What a killed process left
+Crash safety: shards only grow, and their bytes are on disk before the index speaks of them. What a killed process left
 behind its last commit is never referred to, and a shard that is shorter than the index says, or gone, counts as not
-there: its images are decoded again.
+there: what it held is made again.
 """
 
 import os
@@ -23,10 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.data.store_index import Index
+from foveal.data.store_maps import FEATURE_SUFFIX, PIXEL_SUFFIX, Place, StoredFeatures, StoredPixels, file_size
 from foveal.errors import ArtifactError
 from foveal.files import sha256_bytes
 from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.types import Box
+
+__all__ = ["ImageFacts", "PixelSource", "Place", "SampleFacts", "Store", "StoredFeatures", "StoredPixels", "Writer"]
+__all__ += ["box_key", "form_name", "policy_name"]
 
 LAYOUT_VERSION = 1
 SHARD_BYTES = 1 << 30
@@ -70,24 +75,6 @@ class SampleFacts(NamedTuple):
     record: bytes
     version: int
     jpeg_check: int
-
-
-class Place(NamedTuple):
-    """Where one stored image lies: bytes `start` onwards of a shard.
-
-    The shard is empty where no pixels are kept: with a `reason` where the box was unusable.
-    """
-
-    shard: str
-    start: int
-    height: int
-    width: int
-    reason: str | None = None
-
-    @property
-    def end(self) -> int:
-        """The byte after its last."""
-        return self.start + 3 * self.height * self.width
 
 
 class PixelSource(Protocol):
@@ -156,7 +143,7 @@ class Store:
     def _is_whole(self, form: str, place: Place) -> bool:
         """Whether the shard is there and reaches so far; bytes that are mapped but missing would kill the process."""
         if place.end > self._shard_sizes.get(place.shard, -1):
-            self._shard_sizes[place.shard] = _size(self._folder / form / place.shard)
+            self._shard_sizes[place.shard] = file_size(self._folder / form / place.shard)
         return place.end <= self._shard_sizes[place.shard]
 
     def touch(self, shards: Collection[str]) -> None:
@@ -166,9 +153,9 @@ class Store:
             self._index.apply(("UPDATE shards SET last_used = ? WHERE shard = ?", (now, shard)) for shard in shards)
 
     @contextmanager
-    def writer(self, form: str) -> Iterator["Writer"]:
-        """Add images in one form; what was committed stays, whatever happens later."""
-        writer = Writer(self._index, self._folder / form, form)
+    def writer(self, form: str, suffix: str = PIXEL_SUFFIX) -> Iterator["Writer"]:
+        """Add images in one form, or features; what was committed stays, whatever happens later."""
+        writer = Writer(self._index, self._folder / form, form, suffix)
         try:
             yield writer
             writer.commit()
@@ -179,9 +166,17 @@ class Store:
         """Map the shards that hold `places` and give them out by row number."""
         return StoredPixels(self._folder / form, places)
 
+    def read_features(self, form: str, places: Sequence[Place | None]) -> StoredFeatures:
+        """The same for rows of features."""
+        return StoredFeatures(self._folder / form, places)
+
     def num_bytes(self) -> int:
         """Bytes of all shards of all forms."""
-        return sum(max(0, _size(file)) for file in self._folder.glob("*/*.rgb"))
+        return sum(max(0, file_size(file)) for file in self._shards())
+
+    def _shards(self) -> Iterator[Path]:
+        for suffix in (PIXEL_SUFFIX, FEATURE_SUFFIX):
+            yield from self._folder.glob(f"*/*{suffix}")
 
     def make_room(self, num_bytes: int, cap_bytes: int) -> int:
         """Delete the least recently used shards until `num_bytes` more fit under the cap.
@@ -207,30 +202,30 @@ class Store:
                 ]
             )
             file = self._folder / form / shard
-            freed += max(0, _size(file))
+            freed += max(0, file_size(file))
             file.unlink(missing_ok=True)
         return freed
 
     def _sweep(self) -> None:
         """Delete shards that the index does not know: their process was killed before its first commit."""
         known = {shard for (shard,) in self._index.rows("SELECT shard FROM shards")}
-        for file in self._folder.glob("*/*.rgb"):
+        for file in self._shards():
             with suppress(FileNotFoundError):  # another process sweeps too
                 if file.name not in known and time.time() - file.stat().st_mtime > RECENT_SECONDS:
                     file.unlink()
 
 
 class Writer:
-    """Appends images to a shard of its own, so that processes never write into one file."""
+    """Appends images or features to a shard of its own, so that processes never write into one file."""
 
-    def __init__(self, index: Index, folder: Path, form: str) -> None:
-        self._index, self._folder, self._form = index, folder, form
+    def __init__(self, index: Index, folder: Path, form: str, suffix: str) -> None:
+        self._index, self._folder, self._form, self._suffix = index, folder, form, suffix
         self._changes: dict[str, list[tuple[object, ...]]] = {table: [] for table in _INSERTS}
         self._num_changes = 0
         self._open_shard()
 
     def _open_shard(self) -> None:
-        self._shard = f"{uuid.uuid4().hex}.rgb"
+        self._shard = f"{uuid.uuid4().hex}{self._suffix}"
         with self._explained():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._stream = (self._folder / self._shard).open("xb", buffering=_BUFFER_BYTES)
@@ -248,18 +243,25 @@ class Writer:
 
     def add_pixels(self, sha256: str, box: Box | None, pixels: NDArray[np.uint8] | None, reason: str | None) -> Place:
         """Append one stored image; without pixels, note the reason for which the box is unusable."""
-        if pixels is None:
-            place = Place("", 0, 0, 0, reason)
-        else:
-            if self._end and self._end + pixels.nbytes > SHARD_BYTES:
-                self.commit()
-                self._stream.close()
-                self._open_shard()
-            place = Place(self._shard, self._end, pixels.shape[0], pixels.shape[1])
-            with self._explained():
-                self._stream.write(np.ascontiguousarray(pixels).data)
-            self._end += pixels.nbytes
+        place = Place("", 0, 0, 0, reason) if pixels is None else self._append(pixels, *pixels.shape[:2])
         self._add("pixels", (self._form, sha256, box_key(box), *place))
+        return place
+
+    def add_features(self, sha256: str, box: str, features: NDArray[np.float32]) -> Place:
+        """Append one row of features, float32 [features]; `box` is its `box_key`."""
+        place = self._append(features, 1, len(features))
+        self._add("pixels", (self._form, sha256, box, *place))
+        return place
+
+    def _append(self, content: NDArray[np.generic], height: int, width: int) -> Place:
+        if self._end and self._end + content.nbytes > SHARD_BYTES:
+            self.commit()
+            self._stream.close()
+            self._open_shard()
+        place = Place(self._shard, self._end, height, width)
+        with self._explained():
+            self._stream.write(np.ascontiguousarray(content).data)
+        self._end += content.nbytes
         return place
 
     def _add(self, table: str, values: tuple[object, ...]) -> None:
@@ -289,7 +291,7 @@ class Writer:
         file = self._folder / self._shard
         if self._committed_end == 0:
             file.unlink(missing_ok=True)
-        elif self._committed_end < _size(file):
+        elif self._committed_end < file_size(file):
             os.truncate(file, self._committed_end)
 
     @contextmanager
@@ -297,58 +299,13 @@ class Writer:
         try:
             yield
         except OSError as error:
+            is_pixels = self._suffix == PIXEL_SUFFIX
             raise ArtifactError(
-                f"Decoded images could not be written to {self._folder}: {error.strerror or error}.",
-                fix="free some space, lower data.store_cap_gib, set FOVEAL_CACHE_DIR to another place, or decode on "
-                "the fly with --set data.store=off.",
+                f"{'Decoded images' if is_pixels else 'Features of images'} could not be written to {self._folder}: "
+                f"{error.strerror or error}.",
+                fix="free some space, lower data.store_cap_gib, or set FOVEAL_CACHE_DIR to another place"
+                f"{'; --set data.store=off decodes on the fly' if is_pixels else ''}.",
             ) from error
-
-
-class StoredPixels:
-    """Stored images by row number, as slices of memory maps.
-
-    Raises:
-        ArtifactError: a shard is gone or shorter than it was.
-    """
-
-    def __init__(self, folder: Path, places: Sequence[Place | None]) -> None:
-        ends: dict[str, int] = {}
-        for place in places:
-            if place and place.shard:
-                ends[place.shard] = max(ends.get(place.shard, 0), place.end)
-        self._maps = [_mapped(folder / shard, end) for shard, end in ends.items()]
-        number = {shard: i for i, shard in enumerate(ends)}
-        self._places = [
-            (number[place.shard], place.start, place.height, place.width) if place and place.shard else None
-            for place in places
-        ]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        place = self._places[row]
-        if place is None:
-            raise IndexError(f"row {row} is not in the store")
-        shard, start, height, width = place
-        return self._maps[shard][start : start + height * width * 3].reshape(height, width, 3)
-
-
-def _mapped(file: Path, end: int) -> NDArray[np.uint8]:
-    if _size(file) < end:
-        raise ArtifactError(
-            f"{file} was deleted or cut off while it was being used.",
-            fix="start again: what is missing is decoded anew. If it happens again, raise data.store_cap_gib.",
-        )
-    return np.memmap(file, dtype=np.uint8, mode="r").view(np.ndarray)
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return -1
 
 
 def form_name(geometry: Geometry, policy: PixelPolicy, margin: float) -> str:

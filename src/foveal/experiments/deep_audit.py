@@ -29,9 +29,10 @@ from foveal.data.store import PixelSource
 from foveal.data.stratify import stratify
 from foveal.experiments.out_of_fold import NUM_FOLDS, OutOfFold, Shrunk, by_features, by_quick_model
 from foveal.extras import require
-from foveal.model.build import build, pretrained_facts
+from foveal.model.build import build
 from foveal.model.features import pooled_features
 from foveal.model.weights import load_weights, weights_cached
+from foveal.model.zoo import pretrained_facts
 from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.progress import Bar, Progress
 from foveal.training.config import Config

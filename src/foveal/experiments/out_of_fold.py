@@ -24,8 +24,9 @@ from foveal.pixels.policy import Geometry, to_square
 from foveal.progress import Bar, Progress, Silence
 from foveal.run_folder import RunFolder
 from foveal.training.config import Config, ResolvedConfig
-from foveal.training.fit import TrainingData, fit
+from foveal.training.fit import fit
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
+from foveal.training.state import TrainingData
 
 QUICK_MODEL = "test_resnet"
 """A residual network of 0.4 million parameters, the smallest of timm's that learns well from a random start."""
@@ -180,7 +181,8 @@ def _quick_config(config: Config, geometry: Geometry, num_train: int, num_sample
         {
             "seed": config.seed,
             "data": {"image_size": size_px, "num_workers": config.data.num_workers, "store": "off"},
-            "augment": config.augment.model_dump(),
+            # A pipeline from a file is made for images of the user's size, and these are smaller.
+            "augment": config.augment.model_dump() | {"albumentations": None, "repeats": 1},
             "model": {"name": QUICK_MODEL, "weights": "none"},
             "train": {
                 "epochs": max(_LEAST_EPOCHS, min(_MOST_EPOCHS, epochs)),

@@ -1,41 +1,40 @@
 """One run, from prepared data to an evaluated bundle: the unit that every experiment is made of."""
 
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from pathlib import Path
 
 from foveal.auditing.leak_policy import apply_leak_policy, with_copies_grouped
 from foveal.auditing.look import with_copies
-from foveal.config import dump_yaml
+from foveal.config import dump_yaml, load
 from foveal.data.augment import Augmentation
-from foveal.data.batches import Batches, TrainingBatches
+from foveal.data.augment_albumentations import albumentations_pipeline
+from foveal.data.batches import Batches, PerImage, TrainingBatches
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.data.sizes import peek_sizes
-from foveal.data.split import check_splittable, split, straddling
-from foveal.errors import DataError, FovealError
-from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, measure, predict_split, write_evaluation
-from foveal.files import read_json, write_json, write_text
-from foveal.inference import Predictor
-from foveal.metrics import SplitMetrics
+from foveal.data.split import check_splittable, split
+from foveal.errors import DataError
+from foveal.experiments.outcome import Outcome, bundle_best, evaluate_run, finished
+from foveal.experiments.together import together
+from foveal.files import write_json, write_text
 from foveal.model.build import Classifier, build
-from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
 from foveal.model.costs import summarise
+from foveal.model.freeze import apply_every_freeze, apply_freeze, freeze_at
 from foveal.model.weights import WeightsOrigin, load_weights
-from foveal.pixels.policy import PixelPolicy
-from foveal.progress import Progress
+from foveal.pixels.policy import Geometry, PixelPolicy
+from foveal.progress import Progress, Silence
 from foveal.run_folder import RunFolder, describe_environment
 from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig
-from foveal.training.fit import TrainingData, fit
+from foveal.training.fit import fit
+from foveal.training.frozen_features import features_can_be_cached, with_features
+from foveal.training.logs import Logs, check_logs, open_logs
+from foveal.training.processes import Place, Processes, joined
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
-from foveal.types import SPLITS, Split
-
-HEADLINES = ("accuracy", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
-"""Metrics that a bundle carries with it, for each split."""
+from foveal.training.state import TrainingData
+from foveal.types import SPLITS
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,6 @@ class Prepared:
     resumed: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run: its metrics by split, and the epoch that the bundle holds, counted from 1."""
-
-    metrics: Mapping[str, SplitMetrics]
-    best_epoch: int
-
-
 def prepare(data: str | PathLike[str], config: Config) -> Prepared:
     """Read DATA's table or folders, check them, and resolve the configuration, before any decoding.
 
@@ -70,6 +61,7 @@ def prepare(data: str | PathLike[str], config: Config) -> Prepared:
         DataError: all problems of the data that one look can find.
         ConfigError: the model or device does not exist.
     """
+    check_logs(config.log)
     scanned = scan(fspath(data), config.data)
     manifest = scanned.manifest
     _check(manifest, config)
@@ -98,7 +90,7 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
         InterruptedRunError: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     config = prepared.config
-    if prepared.resumed and (done := _finished(run)):
+    if prepared.resumed and (done := finished(run)):
         progress.say("The run had come to its end already; nothing is left to train.")
         return done
     for note in prepared.notes:
@@ -109,6 +101,8 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
     # Before the decoding, which can take an hour: weights may be out of reach, and images too small for the network.
     with run.stage("build model"):
         classifier, origin = _start(config, prepared.manifest, from_checkpoint=resume)
+        apply_every_freeze(classifier, config.model)  # before the decoding as well: there may be no such layers
+        apply_freeze(classifier, freeze_at(config.model, 0))
         summary = summarise(classifier, prepared.manifest.class_names)
     with run.stage("decode"):
         ingested = _decode(prepared, progress)
@@ -123,14 +117,56 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
     if not prepared.resumed:
         progress.say(origin.sentence())
         _write_start(run, config, manifest, summary, origin)
-    with run.stage("train"):
-        position = fit(classifier, _training_data(config, manifest, ingested), config, run, progress, resume=resume)
-    with run.stage("bundle"):
-        _bundle(run, config, manifest, classifier)
-    with run.stage("evaluate"):
-        metrics = _evaluate(run, config, manifest, ingested, progress)
+    with together(config, run) as processes, _logs(run, config, progress, resumed=resume) as logs:
+        with run.stage("train"):
+            data = _training_data(run, config, manifest, ingested, processes)
+            if config.model.freeze == "all":
+                data = _with_features(run, config, manifest, ingested, classifier, data, progress)
+            position = fit(
+                classifier,
+                data,
+                config,
+                run,
+                progress,
+                resume=processes.agree(resume),
+                processes=processes,
+                logs=logs,
+            )
+        with run.stage("bundle"):
+            bundle_best(run, config, manifest, classifier)
+        with run.stage("evaluate"):
+            metrics = evaluate_run(run, config, manifest, ingested, progress, logs)
     run.log_event("done", best_epoch=position.best_epoch)
     return Outcome(metrics, position.best_epoch)
+
+
+def _logs(run: RunFolder, config: ResolvedConfig, progress: Progress, *, resumed: bool) -> Logs:
+    """The logs that the configuration asks for, named after the run folder."""
+    return open_logs(
+        config.log,
+        run,
+        name=run.path.resolve().name,
+        hyperparameters=config.model_dump(mode="json"),
+        resumed=resumed,
+        say=progress.say,
+    )
+
+
+def follow(run: RunFolder, place: Place) -> None:
+    """Take part in a training that another process leads; returns when the leader has evaluated it.
+
+    The leader has read, decoded and split the data by then; here the store is looked up, or filled on another machine.
+
+    Raises:
+        FovealError: as `execute`.
+    """
+    with joined(place) as processes:
+        config, manifest = load(ResolvedConfig, run.config), Manifest.read(run.manifest)
+        ingested = _decode(Prepared(config, manifest, resumed=True), Silence())
+        # The start is the leader's, which is sent to all.
+        classifier, _ = _start(config, manifest, from_checkpoint=True)
+        data = _training_data(run, config, manifest, ingested, processes)
+        fit(classifier, data, config, run, Silence(), resume=processes.agree(False), processes=processes)
 
 
 def changed_images(before: Manifest, after: Manifest) -> list[str]:
@@ -150,21 +186,6 @@ def changed_images(before: Manifest, after: Manifest) -> list[str]:
     ]
 
 
-def _finished(run: RunFolder) -> Outcome | None:
-    """What a run came to, if it has done all its work; the bundle gets its metrics last of all."""
-    if not all((run.evaluation(name) / "metrics.json").is_file() for name in SPLITS):
-        return None
-    # What is damaged by now counts as not done, and is made again.
-    with suppress(FovealError):
-        if read_bundle(run.bundle).spec.metrics:
-            best_epoch = int(checkpoint.load(run.checkpoints / checkpoint.BEST)["epoch"])
-            metrics: dict[str, SplitMetrics] = {
-                name: SplitMetrics.read(run.evaluation(name) / "metrics.json") for name in SPLITS
-            }
-            return Outcome(metrics, best_epoch)
-    return None
-
-
 def _check(manifest: Manifest, config: Config) -> None:
     if len(manifest.class_names) < 2:
         raise DataError(
@@ -175,11 +196,16 @@ def _check(manifest: Manifest, config: Config) -> None:
     check_splittable(manifest, val_fraction=config.data.val_fraction, test_fraction=config.data.test_fraction)
 
 
+def _recipe(config: ResolvedConfig) -> Recipe:
+    """How files become stored forms."""
+    return Recipe(geometry_of(config), PixelPolicy(background=config.data.background), config.data.box_margin)
+
+
 def _decode(prepared: Prepared, progress: Progress) -> Ingested:
     config = prepared.config.data
     return ingest(
         prepared.manifest,
-        Recipe(geometry_of(prepared.config), PixelPolicy(background=config.background), config.box_margin),
+        _recipe(prepared.config),
         keep_pixels=config.store == "on",
         cap_bytes=int(config.store_cap_gib * (1 << 30)),
         num_workers=config.num_workers,
@@ -221,6 +247,34 @@ def _settle_split(prepared: Prepared, decoded: Manifest) -> Manifest:
     return draw_split(decoded, prepared.config)
 
 
+def _with_features(
+    run: RunFolder,
+    config: ResolvedConfig,
+    manifest: Manifest,
+    ingested: Ingested,
+    classifier: Classifier,
+    data: TrainingData,
+    progress: Progress,
+) -> TrainingData:
+    """The training on a frozen backbone's features, each computed once, where nothing changes them."""
+    num_images = len(manifest.of_split("train")) + len(manifest.of_split("val"))
+    if reason := features_can_be_cached(config, classifier, num_images):
+        progress.say(f"The frozen backbone is computed anew in every epoch: {reason}.")
+        return data
+    if any((run.checkpoints / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
+        # A run that goes on was built with random weights, and the features are those of its own.
+        classifier.net.load_state_dict(checkpoint.load_last(run.checkpoints)[0]["model"])
+    return with_features(data, classifier, config, manifest, ingested.source, _recipe(config), progress)
+
+
+def _pipeline(run: RunFolder, config: ResolvedConfig, geometry: Geometry) -> PerImage | None:
+    """What albumentations does to each image, from the run's own copy of the pipeline."""
+    if config.augment.albumentations is None:
+        return None
+    file = run.pipeline(config.augment.albumentations)
+    return albumentations_pipeline(file, side_px=geometry.store_px, size_px=geometry.size_px)
+
+
 def _data_sentence(manifest: Manifest, ingested: Ingested) -> str:
     counts = ", ".join(f"{len(manifest.of_split(name)):,} {name}" for name in SPLITS)
     quarantined = len(manifest) - len(manifest.usable())
@@ -238,7 +292,19 @@ def _start(config: ResolvedConfig, manifest: Manifest, *, from_checkpoint: bool)
     torch.manual_seed(config.seed)
     classifier = build(architecture_of(config, len(manifest.class_names)))
     weights = "none" if from_checkpoint else config.model.weights
-    return classifier, load_weights(classifier, config.model.name, weights)
+    return classifier, load_weights(classifier, config.model.name, weights, class_names=manifest.class_names)
+
+
+def starting_classifier(config: ResolvedConfig, manifest: Manifest) -> Classifier:
+    """The classifier as the first epoch finds it: with its starting weights, and frozen what is frozen.
+
+    Raises:
+        ArtifactError: the starting weights cannot be had.
+        ConfigError: there are fewer layers or stages than `model.freeze` asks for.
+    """
+    classifier, _ = _start(config, manifest, from_checkpoint=False)
+    apply_freeze(classifier, freeze_at(config.model, 0))
+    return classifier
 
 
 def _write_start(
@@ -248,12 +314,17 @@ def _write_start(
     write_text(run.model_summary, summary)
     write_json(run.weights_origin, {"source": origin.source, "tag": origin.tag, "licence": origin.licence})
     manifest.write(run.manifest)
+    if config.augment.albumentations is not None:
+        pipeline = Path(config.augment.albumentations).expanduser()
+        write_text(run.pipeline(pipeline), pipeline.read_text(encoding="utf-8"))
     run.log_event("start", weights=origin.sentence())
     # Written last: a folder with a configuration is a run that can be resumed.
     write_text(run.config, dump_yaml(config))
 
 
-def _training_data(config: ResolvedConfig, manifest: Manifest, ingested: Ingested) -> TrainingData:
+def _training_data(
+    run: RunFolder, config: ResolvedConfig, manifest: Manifest, ingested: Ingested, processes: Processes
+) -> TrainingData:
     geometry, labels = geometry_of(config), manifest.label_ids()
     train_rows, val_rows = manifest.of_split("train"), manifest.of_split("val")
     # Threads that slice the store are only a help; those that decode are the work itself.
@@ -264,10 +335,16 @@ def _training_data(config: ResolvedConfig, manifest: Manifest, ingested: Ingeste
             train_rows,
             labels[train_rows],
             side_px=geometry.store_px,
-            batch_size=config.train.batch_size,
+            batch_size=config.train.batch_size * config.train.accumulate,
             seed=config.seed,
-            random_window=config.augment.policy != "none",
+            random_window=config.augment.random_window,
+            size_px=geometry.size_px,
             num_workers=num_workers,
+            sampling=config.train.sampling,
+            repeats=config.augment.repeats,
+            per_image=_pipeline(run, config, geometry),
+            rank=processes.rank,
+            num_ranks=processes.num_ranks,
         ),
         val=Batches(
             ingested.source,
@@ -276,80 +353,11 @@ def _training_data(config: ResolvedConfig, manifest: Manifest, ingested: Ingeste
             geometry,
             batch_size=config.train.batch_size,
             num_workers=num_workers,
+            rank=processes.rank,
+            num_ranks=processes.num_ranks,
         ),
         augmentation=Augmentation(config.augment, side_px=geometry.store_px, size_px=geometry.size_px),
         class_names=manifest.class_names,
         paths=manifest.absolute_paths(),
         train_labels=labels[train_rows],
     )
-
-
-def _bundle(run: RunFolder, config: ResolvedConfig, manifest: Manifest, classifier: Classifier) -> None:
-    """Write the best epoch's weights with all that a prediction needs; the temperature follows with the evaluation."""
-    best = checkpoint.load(run.checkpoints / checkpoint.BEST)
-    geometry = geometry_of(config)
-    spec: dict[str, Any] = {
-        "architecture": {"name": classifier.architecture.name, "dropout": classifier.architecture.dropout},
-        "class_names": manifest.class_names,
-        "preprocessing": {
-            "policy_version": PixelPolicy().version,
-            "max_pixels": PixelPolicy().max_pixels,
-            "size_px": geometry.size_px,
-            "store_px": geometry.store_px,
-            "fit": geometry.fit,
-            "interpolation": geometry.interpolation,
-            "background": geometry.background,
-            "mean": classifier.architecture.mean,
-            "std": classifier.architecture.std,
-        },
-        "temperature": 1.0,
-        "ordered": config.data.ordered,
-        "training_data": {
-            "fingerprint": manifest.fingerprint(),
-            "num_images": {name: len(manifest.of_split(name)) for name in SPLITS},
-            "box_margin": config.data.box_margin,
-        },
-        "weights": run.read_weights_origin(),
-    }
-    write_bundle(run.bundle, spec, best["model"])
-
-
-def _evaluate(
-    run: RunFolder, config: ResolvedConfig, manifest: Manifest, ingested: Ingested, progress: Progress
-) -> dict[str, SplitMetrics]:
-    """Fit the temperature on validation, then measure every split with the bundle as it will be deployed."""
-    predictor = Predictor(run.bundle, device=config.train.device)
-    num_workers = config.data.num_workers
-    said: dict[Split, SplitLogits] = {}
-    with progress.bar("Evaluating", len(SPLITS), "splits") as bar:
-        for name in SPLITS:
-            said[name] = predict_split(predictor, manifest, ingested.source, name, num_workers=num_workers)
-            bar.advance()
-    spec: BundleSpec = update_bundle(run.bundle, temperature=calibrate(said["val"]))
-    predictor = Predictor(run.bundle, device=config.train.device)
-    metrics: dict[str, SplitMetrics] = {}
-    guess = majority_class(manifest, predictor.class_names)
-    for name in SPLITS:
-        metrics[name] = measure(
-            said[name],
-            manifest,
-            predictor,
-            majority_class=guess,
-            siblings_in_train=straddling(manifest)[said[name].rows] if name != "train" else None,
-            seed=config.seed,
-        )
-        write_evaluation(run.evaluation(name), said[name], metrics[name], manifest, spec.temperature)
-        _count_look(run, name)
-    headlines = {
-        name: {key: [getattr(found, key), found.confidence_intervals.get(key)] for key in HEADLINES}
-        for name, found in metrics.items()
-    }
-    update_bundle(run.bundle, metrics=headlines)
-    return metrics
-
-
-def _count_look(run: RunFolder, split: Split) -> None:
-    """Count the look that belongs to the training; once, however often the evaluation was killed and made again."""
-    looks = read_json(run.looks) if run.looks.exists() else {}
-    if not any(look["verb"] == "train" for look in looks.get(split, [])):
-        run.count_look(split, "train")

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from foveal.config import Section
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.files import atomic_writer, read_json, sha256_file, write_json
+from foveal.model.config import HeadConfig
 from foveal.pixels.policy import POLICY_VERSION, Geometry, PixelPolicy
 from foveal.version import __version__
 
@@ -36,14 +37,25 @@ Positive = Annotated[float, Field(gt=0.0)]
 
 
 class ArchitectureSpec(Section):
-    """What to build: a name of timm's zoo and its head."""
+    """What to build: a name of the zoo and its head."""
 
-    library: Literal["timm"] = "timm"
+    library: Literal["timm", "torchvision", "foveal"] = "timm"
     """Where the name is looked up."""
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """A model of the zoo, without a tag."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the head's features that training dropped."""
+    head: HeadConfig = HeadConfig()
+    """What stands between the backbone and the classes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dropout_is_the_heads(cls, content: Any) -> Any:
+        """Bundles of the first versions have nothing but a share of dropout, beside the name."""
+        if isinstance(content, dict) and "head" not in content:
+            dropout = content.get("dropout")
+            if isinstance(dropout, int | float) and 0.0 <= dropout < 1.0:
+                rest = {key: value for key, value in content.items() if key != "dropout"}
+                return {**rest, "head": {"dropout": float(dropout)}}
+        return content
 
 
 class PreprocessingSpec(Section):
@@ -181,13 +193,21 @@ class Bundle:
             ArtifactError: weights and architecture do not fit, or the zoo does not know the architecture.
         """
         from foveal.model.build import Architecture, build
+        from foveal.model.zoo import library_of
 
+        found = library_of(self.spec.architecture.name)
+        if found != self.spec.architecture.library:
+            raise ArtifactError(
+                f"The bundle {self.path} wants {self.spec.architecture.name} of {self.spec.architecture.library}, and "
+                f"this foveal has one of {found}, which is another network.",
+                fix=f"use the foveal that wrote it, {self.spec.foveal_version}.",
+            )
         preprocessing = self.spec.preprocessing
         architecture = Architecture(
             name=self.spec.architecture.name,
             num_classes=len(self.spec.class_names),
             image_size=preprocessing.size_px,
-            dropout=self.spec.architecture.dropout,
+            head=self.spec.architecture.head,
             mean=preprocessing.mean,
             std=preprocessing.std,
         )

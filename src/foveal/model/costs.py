@@ -22,7 +22,7 @@ def run_blank(classifier: Classifier) -> None:
         ConfigError: the network cannot take images of the size that it was built for.
     """
     size = classifier.architecture.image_size
-    was_training = classifier.training
+    modes = [(module, module.training) for module in classifier.modules()]
     classifier.eval()
     try:
         with torch.no_grad():
@@ -34,7 +34,9 @@ def run_blank(classifier: Classifier) -> None:
             "model.name that takes any size, such as resnet18.",
         ) from error
     finally:
-        classifier.train(was_training)
+        # One by one: what is frozen is in another mode than the rest.
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def count_macs(classifier: Classifier) -> int:
@@ -59,15 +61,28 @@ def summarise(classifier: Classifier, class_names: Sequence[str]) -> str:
         f"parameters          {count_parameters(net):>14,}",
         f"trainable           {count_parameters(net, trainable_only=True):>14,}",
         f"multiply-accumulates{count_macs(classifier):>14,} for one image",
+        *_auxiliary_line(classifier),
         "",
         f"{'module':<44}{'kind':<28}{'parameters':>14}  trains",
     ]
     for name, module in net.named_modules():
         if name and name.count(".") <= 1:
-            trains = any(p.requires_grad for p in module.parameters())
-            mark = "yes" if trains else "-" if not count_parameters(module) else "frozen"
-            lines.append(f"{name:<44}{type(module).__name__:<28}{count_parameters(module):>14,}  {mark}")
+            lines.append(
+                f"{name:<44}{type(module).__name__:<28}{count_parameters(module):>14,}  {_what_trains(module)}"
+            )
     return "\n".join(lines) + "\n"
+
+
+def _what_trains(module: nn.Module) -> str:
+    """yes, partly, frozen, or - where there is nothing to train."""
+    total, trained = count_parameters(module), count_parameters(module, trainable_only=True)
+    return "-" if not total else "frozen" if not trained else "yes" if trained == total else "partly"
+
+
+def _auxiliary_line(classifier: Classifier) -> list[str]:
+    if classifier.auxiliary is None:
+        return []
+    return [f"auxiliary head      {count_parameters(classifier.auxiliary):>14,} more, for training only"]
 
 
 def layer_outputs(classifier: Classifier) -> list[tuple[nn.Module, int]]:

@@ -3,7 +3,8 @@
 import os
 import socket
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -11,11 +12,17 @@ from urllib.parse import urlparse
 import torch
 
 from foveal.errors import ArtifactError
-from foveal.model.build import Classifier, pretrained_facts
+from foveal.model.build import Classifier
+from foveal.model.heads import ComposedNet
 from foveal.model.tensors import first_line, read_tensors
+from foveal.model.zoo import create_net, library_of, pretrained_facts
 
 UNKNOWN_LICENCE = "unknown"
 REACH_SECONDS = 4.0
+_PREFIXES = ("net.", "model.", "module.", "_orig_mod.", "classifier.net.")
+"""What other programs, and our own checkpoints of a whole classifier, put before every name."""
+_BACKBONE = "backbone."
+_AUXILIARY = "AuxLogits."
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class WeightsOrigin:
         licence: what the zoo or the bundle says; the licence of weights is not that of the code.
         num_loaded: tensors that were taken over.
         not_loaded: names of the model's tensors that kept their random start, such as a head of other classes.
+        left_over: names of the source's tensors that found no place in the model.
+        note: what else is to be said, as that the source's classes are others.
     """
 
     source: str
@@ -35,23 +44,35 @@ class WeightsOrigin:
     licence: str
     num_loaded: int
     not_loaded: tuple[str, ...]
+    left_over: tuple[str, ...] = ()
+    note: str = ""
 
     def sentence(self) -> str:
         """What happened, for a person."""
         if self.source == "none":
             return "Weights: random start (model.weights=none)."
-        kept = f", {len(self.not_loaded)} kept their random start ({_some(self.not_loaded)})" if self.not_loaded else ""
-        name = self.tag or self.source
-        return f"Weights: {self.num_loaded} tensors from {name}{kept}. Licence: {self.licence}."
+        told = ""
+        if self.not_loaded:
+            told += f", {len(self.not_loaded)} kept their random start ({_some(self.not_loaded)})"
+        if self.left_over:
+            told += f", {len(self.left_over)} of the source found no place ({_some(self.left_over)})"
+        note = f" {self.note}" if self.note else ""
+        return (
+            f"Weights: {self.num_loaded} tensors from {self.tag or self.source}{told}.{note} Licence: {self.licence}."
+        )
 
 
-def load_weights(classifier: Classifier, name: str, weights: str) -> WeightsOrigin:
+def load_weights(
+    classifier: Classifier, name: str, weights: str, *, class_names: Sequence[str] | None = None
+) -> WeightsOrigin:
     """Fill a fresh classifier.
 
     Args:
         classifier: the model to fill, in place.
         name: the zoo's name, with its tag if one was asked for.
         weights: "pretrained", "none", or a path to a run, a bundle, a .safetensors or a .pth/.pt/.ckpt of tensors.
+        class_names: the model's classes in order; a bundle's last layer is taken over only where its classes are the
+            same in the same order.
 
     Raises:
         ArtifactError: the weights are not at hand, are damaged, hold more than tensors, or fit nowhere.
@@ -63,10 +84,10 @@ def load_weights(classifier: Classifier, name: str, weights: str) -> WeightsOrig
         state, tag = _pretrained_state(classifier, name, facts)
         licence = str(facts.get("license") or UNKNOWN_LICENCE)
         return _fill(classifier, state, WeightsOrigin("pretrained", tag, licence, 0, ()))
-    return load_own(classifier, Path(weights).expanduser())
+    return load_own(classifier, Path(weights).expanduser(), class_names=class_names)
 
 
-def load_own(classifier: Classifier, path: Path) -> WeightsOrigin:
+def load_own(classifier: Classifier, path: Path, *, class_names: Sequence[str] | None = None) -> WeightsOrigin:
     """Fill a classifier from a file or folder of one's own; layers of another shape keep their random start.
 
     Raises:
@@ -76,8 +97,10 @@ def load_own(classifier: Classifier, path: Path) -> WeightsOrigin:
 
     if is_bundle(path):
         bundle = read_bundle(path)
-        origin = WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, ())
-        return _fill(classifier, bundle.state(), origin)
+        others = class_names is not None and tuple(class_names) != bundle.spec.class_names
+        note = "Its classes are not these in this order, so the last layer starts anew." if others else ""
+        origin = WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, (), note=note)
+        return _fill(classifier, bundle.state(), origin, fresh_classes=others)
     if not path.is_file():
         fault = (
             "the folder holds no bundle; a run has one once its training is over" if path.is_dir() else "nothing there"
@@ -86,39 +109,85 @@ def load_own(classifier: Classifier, path: Path) -> WeightsOrigin:
             f"model.weights={path}: {fault}.",
             fix="give pretrained, none, or the path of a run folder, a bundle, a .safetensors or a .pth file.",
         )
-    return _fill(classifier, read_tensors(path), WeightsOrigin(str(path), "", UNKNOWN_LICENCE, 0, ()))
+    origin = _fill(classifier, read_tensors(path), WeightsOrigin(str(path), "", UNKNOWN_LICENCE, 0, ()))
+    if class_names is not None and not classifier.class_tensors() & set(origin.not_loaded):
+        note = "A file names no classes: its last layer was taken over as if they were these, in this order."
+        return replace(origin, note=note)
+    return origin
 
 
-def _fill(classifier: Classifier, state: dict[str, torch.Tensor], origin: WeightsOrigin) -> WeightsOrigin:
+def _fill(
+    classifier: Classifier, state: dict[str, torch.Tensor], origin: WeightsOrigin, *, fresh_classes: bool = False
+) -> WeightsOrigin:
+    """Take over what fits by name and shape, whatever stands before the names on either side."""
     own = classifier.net.state_dict()
-    prefixes = ("", "net.", "model.", "module.", "_orig_mod.", "backbone.")
-    prefix = max(prefixes, key=lambda p: sum(k.startswith(p) and k[len(p) :] in own for k in state))
-    offered = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-    fitting = {k: v for k, v in offered.items() if k in own and own[k].shape == v.shape}
-    if not any(v.is_floating_point() for v in fitting.values()):
+    places = _places(state, own, is_composed=isinstance(classifier.net, ComposedNet))
+    kept_out = classifier.class_tensors() if fresh_classes else frozenset()
+    fitting = {
+        place: state[key]
+        for key, place in places.items()
+        if place not in kept_out and state[key].shape == own[place].shape
+    }
+    if not any(tensor.is_floating_point() for tensor in fitting.values()):
         raise ArtifactError(
             f"Nothing in {origin.source} fits {classifier.architecture.name}.",
             fix="choose the model.name that the weights were trained with.",
         )
     classifier.net.load_state_dict(fitting, strict=False)
-    missing = tuple(k for k in own if k not in fitting)
-    return WeightsOrigin(origin.source, origin.tag, origin.licence, len(fitting), missing)
+    missing = tuple(key for key in own if key not in fitting)
+    left_over = tuple(key for key in state if places.get(key) not in fitting)
+    return replace(origin, num_loaded=len(fitting), not_loaded=missing, left_over=left_over)
+
+
+def _places(state: Iterable[str], own: Mapping[str, object], *, is_composed: bool) -> dict[str, str]:
+    """The model's name for each of the source's tensors that has one: whichever way of naming finds most of them.
+
+    Files of other programs put a word before every name. A network with a head of its own calls its backbone's tensors
+    `backbone.*`, and the bare network does not; `head.*` of the one is never `head.*` of the other.
+    """
+    found: list[dict[str, str]] = []
+    for prefix in ("", *_PREFIXES):
+        bare = {key: key[len(prefix) :] for key in state if key.startswith(prefix)}
+        found.append({key: name for key, name in bare.items() if name in own})
+        if is_composed:
+            found.append({key: f"{_BACKBONE}{name}" for key, name in bare.items() if f"{_BACKBONE}{name}" in own})
+        else:
+            inside = {key: name[len(_BACKBONE) :] for key, name in bare.items() if name.startswith(_BACKBONE)}
+            found.append({key: name for key, name in inside.items() if name in own})
+    return max(found, key=len)
 
 
 def _pretrained_state(classifier: Classifier, name: str, facts: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-    import timm
-
     tag = f"{facts.get('architecture', name)}.{facts['tag']}" if facts.get("tag") else name
     _check_at_hand(tag, facts)
-    size = classifier.architecture.image_size
-    kwargs = {"img_size": size} if facts.get("fixed_input_size") else {}
     try:
-        net = timm.create_model(name, pretrained=True, num_classes=classifier.architecture.num_classes, **kwargs)
+        if library_of(name) == "timm":
+            architecture = classifier.architecture
+            # Of Inception's sets of weights only torchvision's holds the auxiliary head as well.
+            has_auxiliary = classifier.auxiliary is not None and facts.get("tag") == "tv_in1k"
+            net = create_net(
+                name,
+                num_classes=architecture.num_classes,
+                image_size=architecture.image_size,
+                pretrained=True,
+                **({"aux_logits": True} if has_auxiliary else {}),
+            )
+            state = net.state_dict()
+            _fill_auxiliary(classifier, state)
+        else:
+            state = torch.hub.load_state_dict_from_url(facts["url"], progress=False, check_hash=True, weights_only=True)
     except Exception as error:
         raise _not_at_hand(tag, facts, first_line(error)) from error
     head = set(_head_names(facts))
-    state = net.state_dict()
-    return {k: v for k, v in state.items() if k.rpartition(".")[0] not in head}, tag
+    return {key: tensor for key, tensor in state.items() if key.rpartition(".")[0] not in head}, tag
+
+
+def _fill_auxiliary(classifier: Classifier, state: dict[str, torch.Tensor]) -> None:
+    """Move the auxiliary head's tensors, but for those of its classes, from `state` into the classifier."""
+    for key in [key for key in state if key.startswith(_AUXILIARY)]:
+        tensor, name = state.pop(key), key.removeprefix(_AUXILIARY)
+        if classifier.auxiliary is not None and not name.startswith("fc."):
+            classifier.auxiliary.load_state_dict({name: tensor}, strict=False)
 
 
 def _head_names(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -147,7 +216,7 @@ def _check_at_hand(tag: str, facts: dict[str, Any]) -> None:
     """
     if not (facts.get("hf_hub_id") or facts.get("url") or facts.get("file")):
         raise ArtifactError(
-            f"timm's zoo has no pretrained weights for {tag}.",
+            f"There are no pretrained weights for {tag}.",
             fix="train from a random start with --set model.weights=none, or choose another model.name.",
         )
     if weights_cached(facts):

@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from foveal.auditing.config import AuditConfig
 from foveal.config import Section, load
@@ -23,14 +23,42 @@ MONITORED = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "macro_precisi
 class OptimConfig(Section):
     """How the weights are moved."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), or sgd with Nesterov momentum 0.9."""
+    name: str = "adamw"
+    """An optimiser of timm's factory: adamw, adam, sgd, rmsprop, adagrad, lion and many more."""
     lr: Annotated[float, Field(gt=0.0)] | Auto = "auto"
-    """Highest learning rate; auto takes 2e-3 from a random start and 5e-4 from weights (sgd: 0.1 and 0.02)."""
+    """Highest learning rate; auto takes what suits the optimiser and the start: for adamw 2e-3 from a random start and
+    5e-4 from weights."""
     weight_decay: float = Field(default=0.05, ge=0.0)
-    """Decoupled weight decay; norms and biases are spared."""
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    """one_cycle: up over the first quarter and down to nothing (Smith 2018); or constant."""
+    """Decoupled weight decay where the optimiser has it; norms and biases are spared."""
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Decay of the mean of gradients; not given, the optimiser's own."""
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Decay of the mean of squared gradients; not given, the optimiser's own."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Momentum of sgd and rmsprop; not given, 0.9 for sgd and the optimiser's own for others."""
+    nesterov: bool | None = None
+    """Whether sgd's momentum is Nesterov's; not given, it is."""
+    rho: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Decay of rmsprop's mean of squared gradients (torch's alpha); not given, the optimiser's own."""
+    eps: Annotated[float, Field(gt=0.0)] | None = None
+    """What keeps a division from zero; not given, the optimiser's own."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Factor on the learning rate for each layer group further from the head (layer-wise learning rates, as BEiT and
+    ConvNeXt are tuned); 0.7 to 0.9 is usual. Not given, all layers have the same."""
+    schedule: Literal["one_cycle", "cosine", "step", "plateau", "constant"] = "one_cycle"
+    """one_cycle: up over the first quarter and down to nothing (Smith 2018); cosine: down to min_lr; step: times
+    `factor` every `step_epochs`; plateau: times `factor` after `patience` epochs without a better monitored figure;
+    constant."""
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    """Epochs over which the rate rises from nothing before cosine, step, plateau or constant begin."""
+    min_lr: float = Field(default=0.0, ge=0.0)
+    """The rate below which cosine, step and plateau never go."""
+    factor: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """What step and plateau multiply the rate by."""
+    step_epochs: Annotated[float, Field(gt=0.0)] | Auto = "auto"
+    """Epochs between two steps down; auto makes two of them: a third of the epochs."""
+    patience: int = Field(default=3, ge=0)
+    """Epochs without a better figure after which plateau lowers the rate."""
 
 
 class EarlyStoppingConfig(Section):
@@ -56,8 +84,9 @@ class TrainConfig(Section):
     epochs: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Passes over the training images; auto makes 1,500 steps from weights and 2,000 from a random start, within 5 to
     40 epochs."""
-    batch_size: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Images a step; auto takes 64 on a CPU and 128 on a GPU, and less where there are few images."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto", "largest"] = "auto"
+    """Images that are computed together, over all devices; auto takes 64 on a CPU and 128 on a GPU, less with few;
+    largest tries out what fits into memory."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of training; auto takes bf16 where the device computes it in hardware, else fp32. Evaluation is
     always in fp32."""
@@ -65,12 +94,60 @@ class TrainConfig(Section):
     """Where to train; auto takes a GPU where there is one."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     """When to stop, and which epoch is the best."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """balanced: a class's loss counts inversely to its number of training images."""
+    class_weights: Literal["none", "balanced", "effective"] | dict[str, Annotated[float, Field(ge=0.0)]] = "none"
+    """balanced: a class's loss counts inversely to its number of training images; effective: inversely to its effective
+    number of images (Cui et al. 2019); or a weight for each class by name."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """natural: every image once an epoch; balanced: images are drawn so that every class comes equally often."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """cross_entropy, or focal (Lin et al. 2017), which lets easy images count less."""
+    focal_gamma: float = Field(default=2.0, ge=0.0)
+    """How much less easy images count in the focal loss; 0 is cross-entropy."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each label that is spread over all classes (Szegedy et al. 2016)."""
+    mixup: float = Field(default=0.0, ge=0.0)
+    """Alpha of mixup (Zhang et al. 2018): images and labels of a batch are blended in pairs; 0 is off, 0.2 usual."""
+    cutmix: float = Field(default=0.0, ge=0.0)
+    """Alpha of CutMix (Yun et al. 2019): a rectangle comes from another image; 0 is off, 1 usual. With mixup as well,
+    each batch takes one of the two."""
+    mixing_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the batches that are mixed, where mixup or cutmix is on."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Decay of an exponential moving average of the weights, such as 0.999, which is then what is validated and
+    bundled; not given, none is kept."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest norm of the gradient over all weights; larger ones are scaled down to it. Not given, none is."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches that make one step, computed one after the other, so that a large batch fits into memory: the step is
+    over batch_size × accumulate images, and its result is that of the large batch."""
+    halve_batch: bool = False
+    """Whether memory that runs out halves batch_size and doubles accumulate, instead of ending the run."""
+    compile: bool = False
+    """Whether the network is compiled by torch.compile; takes minutes at the start, and pays on long runs on a GPU."""
+    devices: int = Field(default=1, ge=1)
+    """GPUs, or CPU processes, on each machine; batch_size is over all of them."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines, each started by torchrun or SLURM."""
     checkpoint_minutes: float = Field(default=10.0, gt=0.0)
     """Minutes between checkpoints within a long epoch; one is written at the end of every epoch in any case."""
+
+    @model_validator(mode="after")
+    def _corrects_once(self) -> "TrainConfig":
+        if self.sampling == "balanced" and self.class_weights in ("balanced", "effective"):
+            raise ValueError(
+                f"sampling=balanced and class_weights={self.class_weights} each make up for rare classes, and together "
+                "they count them too much: choose one"
+            )
+        return self
+
+
+class LogConfig(Section):
+    """Where figures go besides the run folder."""
+
+    to: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
+    """csv is always written; tensorboard, wandb and mlflow need the extras of these names."""
+    project: str = "foveal"
+    """The project of W&B, and the experiment of MLflow."""
 
 
 class Config(Section):
@@ -92,6 +169,8 @@ class Config(Section):
     """How the weights are moved."""
     train: TrainConfig = TrainConfig()
     """How long, how much at once, and on what."""
+    log: LogConfig = LogConfig()
+    """Where figures go besides the run folder."""
 
 
 def read_config(config: Config | str | PathLike[str] | None, overrides: Sequence[str] = ()) -> Config:
@@ -109,6 +188,7 @@ class ResolvedOptimConfig(OptimConfig):
     """The same with nothing left to find out."""
 
     lr: float
+    step_epochs: float
 
 
 class ResolvedTrainConfig(TrainConfig):

@@ -8,8 +8,8 @@ from foveal.model.build import Classifier
 from foveal.model.costs import count_macs, count_parameters, layer_outputs
 from foveal.training.config import ResolvedConfig
 
-BYTES_PER_PARAMETER = {"adamw": 16, "sgd": 12}
-"""Weight, gradient, and what the optimiser keeps, all in float32."""
+STATES_PER_PARAMETER = {"sgd": 1, "lion": 1, "rmsprop": 1, "adagrad": 1}
+"""Values that an optimiser keeps beside each weight that trains; 2 for all others, as for adamw."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrainPlan:
             f"model       {config.model.name}, {self.num_parameters:,} parameters, {self.num_trainable:,} train, "
             f"{self.macs / 1e6:,.0f} million multiply-accumulates an image",
             f"steps       {self.num_steps:,}: {config.train.epochs} epochs of {self.steps_per_epoch:,} at "
-            f"{config.train.batch_size} images",
+            f"{config.train.batch_size * config.train.accumulate} images",
             f"memory      about {self.memory_mib:,} MiB on {config.train.device}, in {config.train.precision}",
             *(f"note        {note}" for note in self.notes),
         ]
@@ -79,8 +79,11 @@ def make_plan(
     Raises:
         ConfigError: the images are too small for the network.
     """
-    batch_size = min(config.train.batch_size, max(1, num_images["train"]))
-    steps = max(1, num_images["train"] // batch_size)
+    num_train = max(1, num_images["train"])
+    batch_size = min(config.train.batch_size, num_train)
+    steps = max(
+        1, num_train * config.augment.repeats // min(config.train.batch_size * config.train.accumulate, num_train)
+    )
     return TrainPlan(
         num_images=num_images,
         class_names=class_names,
@@ -91,14 +94,21 @@ def make_plan(
         macs=count_macs(classifier),
         steps_per_epoch=steps,
         num_steps=steps * config.train.epochs,
-        memory_mib=_memory_bytes(classifier, config, batch_size) >> 20,
+        memory_mib=memory_bytes(classifier, config, batch_size) >> 20,
         config=config,
     )
 
 
-def _memory_bytes(classifier: Classifier, config: ResolvedConfig, batch_size: int) -> int:
-    """Weights and what belongs to them, and every layer's output for one batch: kept once forwards, once backwards."""
+def memory_bytes(classifier: Classifier, config: ResolvedConfig, batch_size: int) -> int:
+    """Estimated peak of a training step on each device.
+
+    Weights, gradients and the optimiser's state in float32, and every layer's output for the device's share of a batch:
+    kept once forwards, once backwards.
+    """
     num_values = sum(num for _, num in layer_outputs(classifier))
     bytes_per_value = 4 if config.train.precision == "fp32" else 2
-    weights = count_parameters(classifier) * BYTES_PER_PARAMETER[config.optim.name]
-    return weights + 2 * num_values * batch_size * bytes_per_value
+    trained = count_parameters(classifier, trainable_only=True)
+    per_trained = 1 + STATES_PER_PARAMETER.get(config.optim.name, 2) + (config.train.ema is not None)
+    weights = 4 * (count_parameters(classifier) + trained * per_trained)
+    share = -(-batch_size // (config.train.devices * config.train.nodes))
+    return weights + 2 * num_values * share * bytes_per_value

@@ -9,12 +9,15 @@ import torch
 
 from foveal.errors import ConfigError
 from foveal.machine import num_threads
-from foveal.model.build import IMAGENET_MEAN, IMAGENET_STD, Architecture, build, pretrained_facts
+from foveal.model.build import Architecture, build
 from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.costs import depthwise_share
 from foveal.model.devices import choose_device
+from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD, pretrained_facts
 from foveal.pixels.policy import Geometry
+from foveal.training.batch_size import largest_batch_size
 from foveal.training.config import Config, ResolvedConfig
+from foveal.training.optim import auto_lr, check_optim
 
 Rgb = tuple[float, float, float]
 
@@ -52,18 +55,22 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
         ConfigError: the model or the device does not exist, or the device cannot compute in the precision, or the store
             was forced on and is too large for its cap.
     """
+    check_optim(config.optim)
     weights = pretrained_facts(config.model.name)
     starts_from_weights = config.model.weights != "none"
     device = choose_device(config.train.device)
     batch_size = _batch_size(config, facts, device)
     data = _resolve_data(config, facts, weights)
-    lr = config.optim.lr
+    lr, step_epochs = config.optim.lr, config.optim.step_epochs
     if lr == "auto":
-        lr = {"adamw": (2e-3, 5e-4), "sgd": (0.1, 0.02)}[config.optim.name][starts_from_weights]
+        lr = auto_lr(config.optim, from_weights=starts_from_weights)
     epochs = config.train.epochs
     if epochs == "auto":
         steps = STEPS_FROM_WEIGHTS if starts_from_weights else STEPS_FROM_SCRATCH
-        epochs = min(40, max(5, math.ceil(steps * batch_size / max(1, facts.num_train))))
+        num_images = max(1, facts.num_train * config.augment.repeats)
+        epochs = min(40, max(5, math.ceil(steps * batch_size * config.train.accumulate / num_images)))
+    if step_epochs == "auto":
+        step_epochs = max(1.0, int(epochs) / 3.0)
     precision = config.train.precision
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(
@@ -72,13 +79,19 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
         )
     tree = config.model_dump()
     tree["data"] |= data
-    tree["optim"]["lr"] = lr
+    tree["optim"] |= {"lr": lr, "step_epochs": step_epochs}
     tree["train"] |= {"epochs": epochs, "batch_size": batch_size, "device": device.type}
     if precision == "auto":
         tree["train"]["precision"] = "fp32"
         if _has_fast_bfloat16(device) and _gains_by_bfloat16(ResolvedConfig.model_validate(tree), device):
             tree["train"]["precision"] = "bf16"
-    return ResolvedConfig.model_validate(tree)
+    resolved = ResolvedConfig.model_validate(tree)
+    if config.train.batch_size == "largest":
+        with torch.random.fork_rng(devices=[]):
+            classifier = build(architecture_of(resolved, num_classes=2))
+        tree["train"]["batch_size"] = largest_batch_size(classifier, resolved, facts.num_train)
+        resolved = ResolvedConfig.model_validate(tree)
+    return resolved
 
 
 def geometry_of(config: ResolvedConfig) -> Geometry:
@@ -102,7 +115,7 @@ def architecture_of(config: ResolvedConfig, num_classes: int) -> Architecture:
         name=config.model.name.partition(".")[0],
         num_classes=num_classes,
         image_size=config.data.image_size,
-        dropout=config.model.head.dropout,
+        head=config.model.head,
         mean=mean,
         std=std,
     )
@@ -161,7 +174,7 @@ def _fitting_side(median_side_px: int) -> int:
 
 
 def _batch_size(config: Config, facts: Facts, device: torch.device) -> int:
-    if config.train.batch_size != "auto":
+    if isinstance(config.train.batch_size, int):
         return config.train.batch_size
     usual = 64 if device.type == "cpu" else 128
     # At least twenty steps an epoch, so that a small set is not passed over in three.

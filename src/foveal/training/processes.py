@@ -1,0 +1,296 @@
+"""The processes that train together: one for each device, or one alone."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from foveal.errors import ConfigError
+from foveal.machine import num_cpus
+from foveal.training.config import ResolvedConfig
+
+FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+JOIN_HOURS = 24
+"""How long a process waits for the others to join: the leader reads and decodes the data in the meantime."""
+SILENCE_MINUTES = 30
+"""How long a process waits for a sign of the others once they train together."""
+
+_READY, _DONE = "foveal/leader-ready", "foveal/leader-done"
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes this one is, as torchrun, SLURM or the leader has told it.
+
+    Attributes:
+        rank: its number over all machines; 0 leads: it reads the data, writes the run and evaluates.
+        num_ranks: processes over all machines.
+        local_rank: its number on this machine.
+        num_local: processes on this machine.
+        node: number of this machine.
+        address: where the leader listens.
+        port: on which port.
+    """
+
+    rank: int = 0
+    num_ranks: int = 1
+    local_rank: int = 0
+    num_local: int = 1
+    node: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it is the one that reads the data, writes the run and evaluates."""
+        return self.rank == 0
+
+    def environment(self) -> dict[str, str]:
+        """The same as torchrun tells it to a process."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.num_ranks),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.num_local),
+            "GROUP_RANK": str(self.node),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+def place_told() -> Place | None:
+    """The place that torchrun or SLURM has given this process; None where it was started alone."""
+    told = os.environ
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
+        return Place(
+            rank=int(told["RANK"]),
+            num_ranks=int(told["WORLD_SIZE"]),
+            local_rank=int(told["LOCAL_RANK"]),
+            num_local=int(told.get("LOCAL_WORLD_SIZE", "1")),
+            node=int(told.get("GROUP_RANK", "0")),
+            address=told["MASTER_ADDR"],
+            port=int(told["MASTER_PORT"]),
+        )
+    # A shell within an allocation has SLURM's variables as well; only srun's steps have more than one task.
+    of_slurm = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_STEP_ID"}
+    if of_slurm <= told.keys() and told["SLURM_NTASKS"] != "1":
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
+        slurm = SLURMEnvironment(auto_requeue=False)
+        num_nodes = int(told.get("SLURM_NNODES", "1"))
+        return Place(
+            rank=slurm.global_rank(),
+            num_ranks=slurm.world_size(),
+            local_rank=slurm.local_rank(),
+            num_local=slurm.world_size() // num_nodes,
+            node=slurm.node_rank(),
+            address=slurm.main_address,
+            port=slurm.main_port,
+        )
+    return None
+
+
+def check_place(place: Place | None, *, devices: int, nodes: int) -> None:
+    """Refuse a configuration that asks for other processes than there are.
+
+    Raises:
+        ConfigError: the numbers differ, or there are several machines and nobody has started the processes.
+    """
+    if place is None and nodes > 1:
+        raise ConfigError(
+            f"train.nodes={nodes}: foveal starts processes on its own machine only.",
+            fix="start one on every machine with torchrun or srun; docs/scale.md shows both.",
+        )
+    if place is not None and place.num_ranks != devices * nodes:
+        raise ConfigError(
+            f"{place.num_ranks} processes were started, and train.devices={devices} x train.nodes={nodes} asks for "
+            f"{devices * nodes}.",
+            fix=f"set train.nodes to the number of machines, and train.devices to {place.num_local}.",
+        )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Processes:
+    """What the training loop needs of the others; with one process everything is as it was.
+
+    Args:
+        place: which of them this one is.
+    """
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.place = place or Place()
+        # Small messages go over the CPU, so that they never make a GPU wait.
+        self._words: Any = None
+        if self.is_many and torch.distributed.get_backend() != "gloo":
+            self._words = torch.distributed.new_group(backend="gloo")
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.place.rank
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes in all."""
+        return self.place.num_ranks
+
+    @property
+    def is_many(self) -> bool:
+        """Whether there are others."""
+        return self.place.num_ranks > 1
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this one writes the run."""
+        return self.place.is_leader
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in the tensor's own type and on its device."""
+        if self.is_many:
+            on_cpu = tensor.detach().cpu().clone()
+            torch.distributed.all_reduce(on_cpu, group=self._words)
+            return on_cpu.to(tensor.device)
+        return tensor
+
+    def agree(self, value: ValueT) -> ValueT:
+        """The leader's value, for everyone."""
+        if not self.is_many:
+            return value
+        held = [value]
+        torch.distributed.broadcast_object_list(held, src=0, group=self._words)
+        return held[0]
+
+    def make_fabric(self, config: ResolvedConfig) -> Any:
+        """Lightning's Fabric, which brings the device, the precision and DDP."""
+        from lightning.fabric import Fabric
+
+        precision = FABRIC_PRECISION[config.train.precision]
+        if not self.is_many:
+            return Fabric(accelerator=config.train.device, devices=1, precision=precision)
+        from lightning.fabric.strategies import DDPStrategy
+
+        strategy = DDPStrategy(
+            cluster_environment=_environment_of(self.place),
+            process_group_backend=_backend(config.train.device),
+            # What thaws later, and an auxiliary head, have no gradient in some steps.
+            find_unused_parameters=bool(config.model.unfreeze),
+        )
+        fabric = Fabric(
+            accelerator=config.train.device,
+            devices=self.place.num_local,
+            num_nodes=self.place.num_ranks // self.place.num_local,
+            strategy=strategy,
+            precision=precision,
+        )
+        fabric.launch()
+        return fabric
+
+
+@contextmanager
+def joined(place: Place, device: str = "cpu") -> Iterator[Processes]:
+    """Wait for all processes to join, and part at the end.
+
+    The leader comes here when the data is ready, which can take hours; the others wait for it, and in the end for its
+    leaving, so that they find the whole run.
+
+    Args:
+        place: this one's.
+        device: cpu or cuda; the leader's word counts.
+    """
+    if place.num_ranks == 1:
+        yield Processes(place)
+        return
+    told = {name: os.environ.get(name) for name in place.environment()}
+    os.environ.update(place.environment())
+    try:
+        store, _, _ = next(rendezvous("env://", place.rank, place.num_ranks, timeout=timedelta(hours=JOIN_HOURS)))
+        if place.is_leader:
+            store.set(_READY, device)
+        else:
+            store.wait([_READY], timedelta(hours=JOIN_HOURS))
+            device = store.get(_READY).decode()
+        if device == "cuda":
+            torch.cuda.set_device(place.local_rank)
+        else:
+            # All of them share this machine's processors.
+            torch.set_num_threads(max(1, num_cpus() // place.num_local))
+        torch.distributed.init_process_group(
+            _backend(device),
+            store=PrefixStore("foveal", store),
+            rank=place.rank,
+            world_size=place.num_ranks,
+            timeout=timedelta(minutes=SILENCE_MINUTES),
+        )
+        yield Processes(place)
+        _part(store, place)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in told.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _part(store: Any, place: Place) -> None:
+    """Leave together: the store lives in one process only, and must outlive what the others ask of it."""
+    if place.is_leader:
+        store.set(_DONE, "1")
+        store.wait([f"{_DONE}/{rank}" for rank in range(1, place.num_ranks)], timedelta(minutes=SILENCE_MINUTES))
+    else:
+        store.wait([_DONE], timedelta(hours=JOIN_HOURS))
+        store.set(f"{_DONE}/{place.rank}", "1")
+
+
+def _backend(device: str) -> str:
+    return "nccl" if device == "cuda" else "gloo"
+
+
+def _environment_of(place: Place) -> Any:
+    """What Lightning asks of a cluster, answered by a place."""
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+
+    class Environment(ClusterEnvironment):  # type: ignore[misc,unused-ignore]
+        creates_processes_externally = True
+        main_address = place.address
+        main_port = place.port
+
+        @staticmethod
+        def detect() -> bool:
+            return True
+
+        def world_size(self) -> int:
+            return place.num_ranks
+
+        def set_world_size(self, size: int) -> None:
+            del size
+
+        def global_rank(self) -> int:
+            return place.rank
+
+        def set_global_rank(self, rank: int) -> None:
+            del rank
+
+        def local_rank(self) -> int:
+            return place.local_rank
+
+        def node_rank(self) -> int:
+            return place.node
+
+    return Environment()
