@@ -15,6 +15,7 @@ from foveal.experiments.check_result import CheckResult
 from foveal.experiments.outcome import finished
 from foveal.experiments.run import Prepared, draw_split, execute, follow, prepare, starting_classifier
 from foveal.model.build import build
+from foveal.model.freeze import apply_every_freeze
 from foveal.progress import Progress, Silence
 from foveal.report.contents import PLOT_NAMES
 from foveal.report.page import build_report
@@ -23,7 +24,7 @@ from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig, read_config
 from foveal.training.logs import check_logs
 from foveal.training.plan import TrainPlan, make_plan
-from foveal.training.processes import Place, check_place, place_told
+from foveal.training.processes import Place, check_place, place_told, waited_for
 from foveal.training.resolve import architecture_of
 from foveal.types import SPLITS
 
@@ -67,32 +68,8 @@ def train(
     run, place = RunFolder(Path(out)), place_told()
     if place is not None and not place.is_leader:
         return _take_part(run, place)
-    going_on = resume and is_run_folder(run.path)
-    if resume and force:
-        raise ConfigError("--resume goes on with a run and --force starts it anew.", fix="give one of them.")
-    if data is None and not going_on:
-        if resume:
-            open_run(run.path)
-        raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
-    chosen = read_config(config, overrides)
-    if not going_on:
-        check_place(place, devices=chosen.train.devices, nodes=chosen.train.nodes)
-        _check_apart(run, data)
-        _check_free(run, force=force)
-    run.prepare()
-    with run.lock():
-        if going_on:
-            prepared = _take_up(run, chosen)
-            if data is not None:
-                progress.say("Going on with the data that the run began with; DATA is not read again.")
-        else:
-            _clear(run)
-            with run.stage("scan"):
-                prepared = prepare(data or "", chosen)
-        outcome = execute(run, prepared, progress)
-        with run.stage("report"):
-            report = build_report(run)
-    return TrainResult(run.path, outcome.metrics, outcome.best_epoch, report, run.bundle)
+    with waited_for(place):
+        return _lead(data, run, place, config, overrides, resume=resume, force=force, progress=progress)
 
 
 def plan(
@@ -111,8 +88,10 @@ def plan(
     """
     prepared = prepare(data, read_config(config, overrides))
     manifest = draw_split(prepared.manifest, prepared.config)
+    classifier = build(architecture_of(prepared.config, len(manifest.class_names)))
+    apply_every_freeze(classifier, prepared.config.model)
     return make_plan(
-        build(architecture_of(prepared.config, len(manifest.class_names))),
+        classifier,
         prepared.config,
         num_images={name: len(manifest.of_split(name)) for name in SPLITS},
         class_names=manifest.class_names,
@@ -146,6 +125,46 @@ def check(
     prepared = prepare(data, read_config(config, overrides))
     classifier = starting_classifier(prepared.config, prepared.manifest)
     return check_setup(prepared.manifest, classifier, prepared.config, progress, out=None if out is None else Path(out))
+
+
+def _lead(
+    data: str | PathLike[str] | None,
+    run: RunFolder,
+    place: Place | None,
+    config: Config | str | PathLike[str] | None,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    force: bool,
+    progress: Progress,
+) -> TrainResult:
+    """`train` in the process that reads the data and writes the run."""
+    going_on = resume and is_run_folder(run.path)
+    if resume and force:
+        raise ConfigError("--resume goes on with a run and --force starts it anew.", fix="give one of them.")
+    if data is None and not going_on:
+        if resume:
+            open_run(run.path)
+        raise ConfigError("train needs DATA, or --resume with the --out of a run.", fix="see foveal train --help")
+    chosen = read_config(config, overrides)
+    if not going_on:
+        check_place(place, devices=chosen.train.devices, nodes=chosen.train.nodes)
+        _check_apart(run, data)
+        _check_free(run, force=force)
+    run.prepare()
+    with run.lock():
+        if going_on:
+            prepared = _take_up(run, chosen)
+            if data is not None:
+                progress.say("Going on with the data that the run began with; DATA is not read again.")
+        else:
+            _clear(run)
+            with run.stage("scan"):
+                prepared = prepare(data or "", chosen)
+        outcome = execute(run, prepared, progress)
+        with run.stage("report"):
+            report = build_report(run)
+    return TrainResult(run.path, outcome.metrics, outcome.best_epoch, report, run.bundle)
 
 
 def _take_part(run: RunFolder, place: Place) -> TrainResult:

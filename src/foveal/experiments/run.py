@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
+import numpy as np
+
 from foveal.auditing.leak_policy import apply_leak_policy, with_copies_grouped
 from foveal.auditing.look import with_copies
 from foveal.config import dump_yaml, load
@@ -31,7 +33,8 @@ from foveal.training.config import Config, ResolvedConfig
 from foveal.training.fit import fit
 from foveal.training.frozen_features import features_can_be_cached, with_features
 from foveal.training.logs import Logs, check_logs, open_logs
-from foveal.training.processes import Place, Processes, joined
+from foveal.training.losses import make_criterion
+from foveal.training.processes import Place, Processes, device_of_leader, joined
 from foveal.training.resolve import Facts, architecture_of, geometry_of, resolve
 from foveal.training.state import TrainingData
 from foveal.types import SPLITS
@@ -59,7 +62,7 @@ def prepare(data: str | PathLike[str], config: Config) -> Prepared:
 
     Raises:
         DataError: all problems of the data that one look can find.
-        ConfigError: the model or device does not exist.
+        ConfigError: the model, the device, a class with a weight, or the albumentations pipeline is not there.
     """
     check_logs(config.log)
     scanned = scan(fspath(data), config.data)
@@ -70,7 +73,14 @@ def prepare(data: str | PathLike[str], config: Config) -> Prepared:
     if not num_train:
         num_train = round(num_samples * (1.0 - config.data.val_fraction - config.data.test_fraction))
     facts = Facts(scanned.format, num_train, num_samples, sizes.shorter_side_px, sizes.aspect)
-    return Prepared(resolve(config, facts), manifest, tuple(scanned.notes))
+    resolved = resolve(config, facts)
+    # Before the decoding, which can take an hour: what else the configuration names may not be there.
+    make_criterion(resolved.train, manifest.class_names, np.ones(len(manifest.class_names), dtype=np.int64))
+    if resolved.augment.albumentations is not None:
+        geometry = geometry_of(resolved)
+        file = Path(resolved.augment.albumentations).expanduser()
+        albumentations_pipeline(file, side_px=geometry.store_px, size_px=geometry.size_px)
+    return Prepared(resolved, manifest, tuple(scanned.notes))
 
 
 def draw_split(manifest: Manifest, config: ResolvedConfig) -> Manifest:
@@ -160,7 +170,10 @@ def follow(run: RunFolder, place: Place) -> None:
     Raises:
         FovealError: as `execute`.
     """
-    with joined(place) as processes:
+    device = device_of_leader(place)
+    if device is None:
+        return
+    with joined(place, device) as processes:
         config, manifest = load(ResolvedConfig, run.config), Manifest.read(run.manifest)
         ingested = _decode(Prepared(config, manifest, resumed=True), Silence())
         # The start is the leader's, which is sent to all.

@@ -1,9 +1,10 @@
 """The processes that train together: one for each device, or one alone."""
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ JOIN_HOURS = 24
 SILENCE_MINUTES = 30
 """How long a process waits for a sign of the others once they train together."""
 
+DISMISS_SECONDS = 60.0
+"""How long the leader waits for the others to hear that there is nothing to do."""
 _READY, _DONE = "foveal/leader-ready", "foveal/leader-done"
 
 ValueT = TypeVar("ValueT")
@@ -67,8 +70,16 @@ class Place:
         }
 
 
+_called: set[Place | None] = set()
+"""Places of this process, leading, from which the others have been called together."""
+
+
 def place_told() -> Place | None:
-    """The place that torchrun or SLURM has given this process; None where it was started alone."""
+    """The place that torchrun or SLURM has given this process; None where it was started alone.
+
+    Raises:
+        ConfigError: SLURM was asked for tasks in a way that does not say which belong to a machine.
+    """
     told = os.environ
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= told.keys():
         return Place(
@@ -85,7 +96,10 @@ def place_told() -> Place | None:
     if of_slurm <= told.keys() and told["SLURM_NTASKS"] != "1":
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
-        slurm = SLURMEnvironment(auto_requeue=False)
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:
+            raise ConfigError(f"SLURM's variables do not fit: {error}", fix="docs/scale.md has a script.") from error
         num_nodes = int(told.get("SLURM_NNODES", "1"))
         return Place(
             rank=slurm.global_rank(),
@@ -179,6 +193,8 @@ class Processes:
         """Lightning's Fabric, which brings the device, the precision and DDP."""
         from lightning.fabric import Fabric
 
+        # It would tell on stderr which precision it uses; the run's configuration says so already.
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         precision = FABRIC_PRECISION[config.train.precision]
         if not self.is_many:
             return Fabric(accelerator=config.train.device, devices=1, precision=precision)
@@ -202,33 +218,27 @@ class Processes:
 
 
 @contextmanager
-def joined(place: Place, device: str = "cpu") -> Iterator[Processes]:
-    """Wait for all processes to join, and part at the end.
+def joined(place: Place, device: str) -> Iterator[Processes]:
+    """Train together: the leader comes here when the data is ready, the others when it has said so.
 
-    The leader comes here when the data is ready, which can take hours; the others wait for it, and in the end for its
-    leaving, so that they find the whole run.
+    At the end the others wait for the leader's leaving, so that they find the whole run.
 
     Args:
         place: this one's.
-        device: cpu or cuda; the leader's word counts.
+        device: cpu or cuda.
     """
     if place.num_ranks == 1:
         yield Processes(place)
         return
-    told = {name: os.environ.get(name) for name in place.environment()}
-    os.environ.update(place.environment())
-    try:
-        store, _, _ = next(rendezvous("env://", place.rank, place.num_ranks, timeout=timedelta(hours=JOIN_HOURS)))
+    if device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    else:
+        # All of them share this machine's processors.
+        torch.set_num_threads(max(1, num_cpus() // place.num_local))
+    with _store(place, timedelta(hours=JOIN_HOURS)) as store:
         if place.is_leader:
+            _called.add(place)
             store.set(_READY, device)
-        else:
-            store.wait([_READY], timedelta(hours=JOIN_HOURS))
-            device = store.get(_READY).decode()
-        if device == "cuda":
-            torch.cuda.set_device(place.local_rank)
-        else:
-            # All of them share this machine's processors.
-            torch.set_num_threads(max(1, num_cpus() // place.num_local))
         torch.distributed.init_process_group(
             _backend(device),
             store=PrefixStore("foveal", store),
@@ -236,11 +246,58 @@ def joined(place: Place, device: str = "cpu") -> Iterator[Processes]:
             world_size=place.num_ranks,
             timeout=timedelta(minutes=SILENCE_MINUTES),
         )
-        yield Processes(place)
-        _part(store, place)
-    finally:
-        if torch.distributed.is_initialized():
+        try:
+            yield Processes(place)
+            if place.is_leader:
+                _let_go(store, place, timedelta(minutes=SILENCE_MINUTES))
+            else:
+                store.wait([_DONE], timedelta(hours=JOIN_HOURS))
+                store.set(f"{_DONE}/{place.rank}", "1")
+        finally:
             torch.distributed.destroy_process_group()
+
+
+def device_of_leader(place: Place) -> str | None:
+    """Wait until the leader has read the data, which can take hours.
+
+    Returns:
+        The device to train on; None where there is nothing to train.
+    """
+    with _store(place, timedelta(hours=JOIN_HOURS)) as store:
+        store.wait([_READY], timedelta(hours=JOIN_HOURS))
+        device = store.get(_READY).decode()
+        if not device:
+            store.set(f"{_DONE}/{place.rank}", "1")
+    return device or None
+
+
+@contextmanager
+def waited_for(place: Place | None) -> Iterator[None]:
+    """Do what the leader does, and however it ends, keep nobody waiting: the run may be over, or unable to begin.
+
+    Args:
+        place: the leader's, if others were started beside it.
+    """
+    _called.discard(place)
+    try:
+        yield
+    finally:
+        if place is not None and place.num_ranks > 1 and place not in _called:
+            # Where one of them is gone, or none has come, the leader does not wait for ever either.
+            with suppress(RuntimeError), _store(place, timedelta(seconds=DISMISS_SECONDS)) as store:
+                store.set(_READY, "")
+                _let_go(store, place, timedelta(seconds=DISMISS_SECONDS))
+
+
+@contextmanager
+def _store(place: Place, timeout: timedelta) -> Iterator[Any]:
+    """Where the processes leave words for each other, as torch's own rendezvous opens it."""
+    told = {name: os.environ.get(name) for name in place.environment()}
+    os.environ.update(place.environment())
+    try:
+        store, _, _ = next(rendezvous("env://", place.rank, place.num_ranks, timeout=timeout))
+        yield store
+    finally:
         for name, value in told.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -248,14 +305,10 @@ def joined(place: Place, device: str = "cpu") -> Iterator[Processes]:
                 os.environ[name] = value
 
 
-def _part(store: Any, place: Place) -> None:
-    """Leave together: the store lives in one process only, and must outlive what the others ask of it."""
-    if place.is_leader:
-        store.set(_DONE, "1")
-        store.wait([f"{_DONE}/{rank}" for rank in range(1, place.num_ranks)], timedelta(minutes=SILENCE_MINUTES))
-    else:
-        store.wait([_DONE], timedelta(hours=JOIN_HOURS))
-        store.set(f"{_DONE}/{place.rank}", "1")
+def _let_go(store: Any, place: Place, timeout: timedelta) -> None:
+    """Leave last: the store lives in the leader, and must outlive what the others ask of it."""
+    store.set(_DONE, "1")
+    store.wait([f"{_DONE}/{rank}" for rank in range(1, place.num_ranks)], timeout)
 
 
 def _backend(device: str) -> str:
