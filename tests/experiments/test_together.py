@@ -138,9 +138,10 @@ def test_a_task_of_slurm_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (place.rank, place.num_ranks, place.local_rank, place.num_local, place.node) == (5, 8, 1, 4, 1)
     assert place.address == "gpu07"
     assert place.port > 1024
-    with pytest.raises(ConfigError, match="--ntasks-per-node=8"), monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.delenv("SLURM_NTASKS_PER_NODE")
-        place_told()
+        with pytest.raises(ConfigError, match="--ntasks-per-node=8"):
+            place_told()
     # A shell of the same allocation is no task of its own.
     monkeypatch.delenv("SLURM_PROCID")
     assert place_told() is None

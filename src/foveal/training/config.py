@@ -28,8 +28,9 @@ class OptimConfig(Section):
     lr: Annotated[float, Field(gt=0.0)] | Auto = "auto"
     """Highest learning rate; auto takes what suits the optimiser and the start: for adamw 2e-3 from a random start and
     5e-4 from weights."""
-    weight_decay: float = Field(default=0.05, ge=0.0)
-    """Decoupled weight decay where the optimiser has it; norms and biases are spared."""
+    weight_decay: Annotated[float, Field(ge=0.0)] | Auto = "auto"
+    """Weight decay; norms and biases are spared. auto takes 0.05 where the optimiser has it decoupled, as adamw and
+    lion, and 1e-4 where it is L2, as for sgd, adam, rmsprop and adagrad."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Decay of the mean of gradients; not given, the optimiser's own."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
@@ -188,6 +189,7 @@ class ResolvedOptimConfig(OptimConfig):
     """The same with nothing left to find out."""
 
     lr: float
+    weight_decay: float
     step_epochs: float
 
 

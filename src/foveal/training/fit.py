@@ -4,7 +4,6 @@ Every random draw of a step comes from (seed, epoch, step), so that a resumed ru
 what an uninterrupted one does: the order, the windows, the augmentation and the dropout are all derived again.
 """
 
-import logging
 import math
 import shlex
 import signal
@@ -37,6 +36,8 @@ from foveal.training.watch import Watch
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NOT_FINITE_LAG_STEPS = 2
+LEAST_SECONDS_FOR_ADVICE = 30.0
+"""Of training, below which nothing can be gained."""
 
 
 def fit(
@@ -67,9 +68,6 @@ def fit(
         InterruptedRunError: Ctrl-C or SIGTERM; a checkpoint was written.
         ArtifactError: `resume`, and there is no checkpoint that can be read.
     """
-    # They would tell on stderr which precision they use; the run's configuration says so already.
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         loop = _Loop(classifier, data, config, run, progress, processes or Processes(), logs or Logs())
         if resume:
@@ -167,8 +165,9 @@ class _Loop:
         told = " and ".join(f"{mib:,.0f} MiB {whose}" for mib, whose in peaks if mib)
         waited = f"Waited for images {usage['data_wait_share']:.1%} of the time"
         self.progress.say(f"{waited}; at its peak it took {told}." if told else f"{waited}.")
-        num_train = len(self.data.train_labels)
-        for sentence in advice(usage, self.config, num_train=num_train):
+        if sum(row["seconds"] for row in self.position.history) < LEAST_SECONDS_FOR_ADVICE:
+            return
+        for sentence in advice(usage, self.config, num_train=len(self.data.train_labels)):
             self.progress.say(sentence)
             self.run.log_event("advice", message=sentence)
 
@@ -187,7 +186,9 @@ class _Loop:
                 position.step += 1
                 position.waited_seconds += waited
                 position.seconds += took
-                self.resources.step(waited_seconds=waited, seconds=took)
+                if position.epoch or self.config.train.epochs == 1:
+                    # The first epoch reads files for the first time, and waits for them once.
+                    self.resources.step(waited_seconds=waited, seconds=took)
                 rate = position.step * self.data.train.batch_size / position.seconds
                 bar.advance(1, note=f"epoch {position.epoch + 1}/{self.config.train.epochs}, {rate:,.0f} images/s")
                 if self.is_due():
@@ -222,6 +223,7 @@ class _Loop:
         autocast = AUTOCAST[self.config.train.precision]
         average = self.stepper.average
         with nullcontext() if average is None else average.swapped(self.classifier.net):
+            self.processes.share_buffers(self.classifier.net)
             for batch, logits in predict_logits(
                 self.data.head or self.classifier, self.data.val, self.device, autocast
             ):

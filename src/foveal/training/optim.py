@@ -20,6 +20,10 @@ FUSED = {"Adam", "AdamW", "SGD"}
 OPTIONS = ("beta1", "beta2", "momentum", "nesterov", "rho", "eps")
 
 _SGD_KIN = {"SGD", "SGDW", "SGDP", "Lars"}
+DECOUPLED_DECAY, L2_DECAY = 0.05, 1e-4
+_DECAYS_IN_GRADIENT = frozenset(
+    {"sgd", "momentum", "nesterov", "adam", "nadam", "radam", "rmsprop", "rmsproptf", "adagrad", "adadelta", "adamax"}
+)
 _LEARNING_RATES = {
     # Tuned for foveal's default; other implementations of AdamW, and Muon, which timm scales to AdamW's steps.
     "AdamW": (2e-3, 5e-4),
@@ -146,6 +150,17 @@ def auto_lr(config: OptimConfig, *, from_weights: bool) -> float:
     # A rate of 1 is a factor on one that the method computes by itself, and None is left to it altogether.
     scratch = float(own) if isinstance(own, int | float) and own < 1.0 else _FALLBACK_LR
     return scratch * (_SHARE_FROM_WEIGHTS if from_weights else 1.0)
+
+
+def auto_weight_decay(config: OptimConfig) -> float:
+    """The weight decay that `optim.weight_decay=auto` stands for, by how the optimiser applies it.
+
+    Decoupled decay shrinks a weight by its share of the rate, and 0.05 is usual for fine-tuning. As a part of the
+    gradient (L2) the same number would outweigh the loss; 1e-4 is what convolutional networks are trained with there.
+
+    Source: I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+    return L2_DECAY if config.name in _DECAYS_IN_GRADIENT else DECOUPLED_DECAY
 
 
 def _name_problem(name: str) -> tuple[str, str]:

@@ -3,17 +3,18 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
-from foveal.errors import ConfigError
+from foveal.errors import ConfigError, TrainingError
 from foveal.machine import num_cpus
 from foveal.training.config import ResolvedConfig
 
@@ -25,7 +26,8 @@ SILENCE_MINUTES = 30
 
 DISMISS_SECONDS = 60.0
 """How long the leader waits for the others to hear that there is nothing to do."""
-_READY, _DONE = "foveal/leader-ready", "foveal/leader-done"
+_READY, _HERE, _DONE = "foveal/leader-ready", "foveal/here", "foveal/leader-done"
+_LOOK_SECONDS = 0.05
 
 ValueT = TypeVar("ValueT")
 
@@ -181,6 +183,12 @@ class Processes:
             return on_cpu.to(tensor.device)
         return tensor
 
+    def share_buffers(self, net: torch.nn.Module) -> None:
+        """Give every process the leader's running statistics, so that all measure the same network."""
+        if self.is_many:
+            for buffer in net.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def agree(self, value: ValueT) -> ValueT:
         """The leader's value, for everyone."""
         if not self.is_many:
@@ -218,7 +226,7 @@ class Processes:
 
 
 @contextmanager
-def joined(place: Place, device: str) -> Iterator[Processes]:
+def joined(place: Place, device: str, has_ended: Callable[[int], bool] | None = None) -> Iterator[Processes]:
     """Train together: the leader comes here when the data is ready, the others when it has said so.
 
     At the end the others wait for the leader's leaving, so that they find the whole run.
@@ -226,6 +234,10 @@ def joined(place: Place, device: str) -> Iterator[Processes]:
     Args:
         place: this one's.
         device: cpu or cuda.
+        has_ended: whether the process of a rank is gone; only who has started the others can tell.
+
+    Raises:
+        TrainingError: one of them is gone before all have come together.
     """
     if place.num_ranks == 1:
         yield Processes(place)
@@ -235,10 +247,13 @@ def joined(place: Place, device: str) -> Iterator[Processes]:
     else:
         # All of them share this machine's processors.
         torch.set_num_threads(max(1, num_cpus() // place.num_local))
-    with _store(place, timedelta(hours=JOIN_HOURS)) as store:
+    with _store(place, timedelta(hours=JOIN_HOURS), is_own=has_ended is not None) as store:
         if place.is_leader:
             _called.add(place)
             store.set(_READY, device)
+        if place.is_leader and has_ended is not None:
+            _await_arrivals(store, place, has_ended)
+        store.set(f"{_HERE}/{place.rank}", "1")
         torch.distributed.init_process_group(
             _backend(device),
             store=PrefixStore("foveal", store),
@@ -249,7 +264,7 @@ def joined(place: Place, device: str) -> Iterator[Processes]:
         try:
             yield Processes(place)
             if place.is_leader:
-                _let_go(store, place, timedelta(minutes=SILENCE_MINUTES))
+                _let_go(store, place, timedelta(minutes=SILENCE_MINUTES), has_ended)
             else:
                 store.wait([_DONE], timedelta(hours=JOIN_HOURS))
                 store.set(f"{_DONE}/{place.rank}", "1")
@@ -290,8 +305,14 @@ def waited_for(place: Place | None) -> Iterator[None]:
 
 
 @contextmanager
-def _store(place: Place, timeout: timedelta) -> Iterator[Any]:
-    """Where the processes leave words for each other, as torch's own rendezvous opens it."""
+def _store(place: Place, timeout: timedelta, *, is_own: bool = False) -> Iterator[Any]:
+    """Where the processes leave words for each other, as torch's own rendezvous opens it.
+
+    Torch's waits in it until all have come; `is_own` opens it without, for a leader that looks after the others itself.
+    """
+    if is_own:
+        yield TCPStore(place.address, place.port, place.num_ranks, True, timeout, wait_for_workers=False)
+        return
     told = {name: os.environ.get(name) for name in place.environment()}
     os.environ.update(place.environment())
     try:
@@ -305,10 +326,26 @@ def _store(place: Place, timeout: timedelta) -> Iterator[Any]:
                 os.environ[name] = value
 
 
-def _let_go(store: Any, place: Place, timeout: timedelta) -> None:
+def _await_arrivals(store: Any, place: Place, has_ended: Callable[[int], bool]) -> None:
+    """Wait until the others are there, as long as all of them are under way."""
+    while missing := [rank for rank in range(1, place.num_ranks) if not store.check([f"{_HERE}/{rank}"])]:
+        if gone := [rank for rank in missing if has_ended(rank)]:
+            raise TrainingError(
+                f"Process {gone[0]} of this training ended before it could begin; what it said stands above.",
+                fix="mend what it names, and go on with --resume.",
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _let_go(store: Any, place: Place, timeout: timedelta, has_ended: Callable[[int], bool] | None = None) -> None:
     """Leave last: the store lives in the leader, and must outlive what the others ask of it."""
     store.set(_DONE, "1")
-    store.wait([f"{_DONE}/{rank}" for rank in range(1, place.num_ranks)], timeout)
+    others = range(1, place.num_ranks)
+    if has_ended is None:
+        store.wait([f"{_DONE}/{rank}" for rank in others], timeout)
+        return
+    while not all(has_ended(rank) or store.check([f"{_DONE}/{rank}"]) for rank in others):
+        time.sleep(_LOOK_SECONDS)
 
 
 def _backend(device: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from foveal.errors import ConfigError
-from foveal.machine import num_threads
+from foveal.machine import num_cpus, num_threads
 from foveal.model.build import Architecture, build
 from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.costs import depthwise_share
@@ -17,7 +17,8 @@ from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD, pretrained_facts
 from foveal.pixels.policy import Geometry
 from foveal.training.batch_size import largest_batch_size
 from foveal.training.config import Config, ResolvedConfig
-from foveal.training.optim import auto_lr, check_optim
+from foveal.training.optim import auto_lr, auto_weight_decay, check_optim
+from foveal.training.processes import place_told
 
 Rgb = tuple[float, float, float]
 
@@ -60,10 +61,13 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
     starts_from_weights = config.model.weights != "none"
     device = choose_device(config.train.device)
     batch_size = _batch_size(config, facts, device)
+    _check_processes(config, device, num_images=min(batch_size * config.train.accumulate, max(1, facts.num_train)))
     data = _resolve_data(config, facts, weights)
-    lr, step_epochs = config.optim.lr, config.optim.step_epochs
+    lr, weight_decay, step_epochs = config.optim.lr, config.optim.weight_decay, config.optim.step_epochs
     if lr == "auto":
         lr = auto_lr(config.optim, from_weights=starts_from_weights)
+    if weight_decay == "auto":
+        weight_decay = auto_weight_decay(config.optim)
     epochs = config.train.epochs
     if epochs == "auto":
         steps = STEPS_FROM_WEIGHTS if starts_from_weights else STEPS_FROM_SCRATCH
@@ -79,7 +83,7 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
         )
     tree = config.model_dump()
     tree["data"] |= data
-    tree["optim"] |= {"lr": lr, "step_epochs": step_epochs}
+    tree["optim"] |= {"lr": lr, "weight_decay": weight_decay, "step_epochs": step_epochs}
     tree["train"] |= {"epochs": epochs, "batch_size": batch_size, "device": device.type}
     if precision == "auto":
         tree["train"]["precision"] = "fp32"
@@ -89,8 +93,10 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
     if config.train.batch_size == "largest":
         with torch.random.fork_rng(devices=[]):
             classifier = build(architecture_of(resolved, num_classes=2))
-        tree["train"]["batch_size"] = largest_batch_size(classifier, resolved, facts.num_train)
-        resolved = ResolvedConfig.model_validate(tree)
+        found = largest_batch_size(classifier, resolved, facts.num_train)
+        # All that depends on the batch once more, such as the epochs.
+        train = config.train.model_copy(update={"batch_size": found})
+        return resolve(config.model_copy(update={"train": train}), facts)
     return resolved
 
 
@@ -179,6 +185,28 @@ def _batch_size(config: Config, facts: Facts, device: torch.device) -> int:
     usual = 64 if device.type == "cpu" else 128
     # At least twenty steps an epoch, so that a small set is not passed over in three.
     return max(8, min(usual, 8 * (facts.num_train // 160)))
+
+
+def _check_processes(config: Config, device: torch.device, *, num_images: int) -> None:
+    """Refuse more processes than this machine has devices for, or a step has images for.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    devices, num_ranks = config.train.devices, config.train.devices * config.train.nodes
+    at_hand = {"cuda": torch.cuda.device_count(), "cpu": max(2, num_cpus())}.get(device.type, 1)
+    # Processes that torchrun or SLURM has started may see a part of the machine only.
+    if place_told() is None and devices > at_hand:
+        what = "processors for as many processes" if device.type == "cpu" else "GPUs"
+        raise ConfigError(
+            f"train.devices={devices}: this machine does not have {what}.",
+            fix=f"set train.devices to {at_hand} or less.",
+        )
+    if num_ranks > num_images:
+        raise ConfigError(
+            f"A step over {num_images} images cannot be shared by {num_ranks} processes: each needs one.",
+            fix="lower train.devices or train.nodes, or raise train.batch_size.",
+        )
 
 
 def _gains_by_bfloat16(config: ResolvedConfig, device: torch.device) -> bool:
