@@ -96,3 +96,29 @@ def test_hardly_any_vectors(number: int) -> None:
     members = vectors(2, 3)
     found, _ = search(Cells(members[:number]), members[:, None], most=5)
     assert found.keys() == {(at, at) for at in range(number)}
+
+
+@pytest.mark.parametrize("num_cells_from", [1000, 100_000])
+def test_where_a_few_are_enough_the_nearest_that_count_are_the_same(
+    num_cells_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "BRUTE_FORCE_BELOW", num_cells_from)
+    members = vectors(6000, 7, num_clusters=60, size=24)
+    queries = views_of(members[::20])
+    own = np.arange(0, 6000, 20)
+    cells = Cells(members)
+
+    def nearest(*arrays: np.ndarray) -> dict[int, list[tuple[float, int]]]:
+        query, member, _, distance = arrays
+        result: dict[int, list[tuple[float, int]]] = {number: [] for number in range(len(queries))}
+        for one, other, far in zip(query.tolist(), member.tolist(), distance.tolist(), strict=True):
+            if own[one] != other:
+                result[one].append((far, other))
+        return {one: sorted(found)[:7] for one, found in result.items()}
+
+    every = cells.within(queries, RADIUS, 6000)
+    few = cells.within(queries, RADIUS, 6000, enough=7, counts=lambda query, member: own[query] != member)
+    assert nearest(*few) == nearest(*every)
+    assert np.mean([len(found) == 7 for found in nearest(*few).values()]) > 0.5
+    if num_cells_from < 6000:
+        assert len(few[0]) < 0.8 * len(every[0])

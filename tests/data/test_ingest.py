@@ -384,7 +384,7 @@ def test_pixels_that_are_wanted_later_are_decoded_but_not_measured_again(
     def refuse(*_: object) -> None:
         raise AssertionError("this is known")
 
-    for name in ("look", "jpeg_fault"):
+    for name in ("glance", "jpeg_fault"):
         monkeypatch.setattr(reading, name, refuse)
     done = run(manifest)
     assert done.num_decoded == 24

@@ -19,11 +19,14 @@ from foveal.data.sketch import SKETCH_SIDE_PX
 NUM_RINGS = 8
 NUM_WAVES = 9
 NUM_ANGLES = 64
+NUM_PARTS = NUM_RINGS * (2 * NUM_WAVES - 1)
+"""Numbers that a disc is told by: the mean of each ring, then the real parts of its waves, then the imaginary ones."""
 OUTER, INNER = 0.92, 0.10
 """Radii of the outermost and the innermost ring, in half sides of the square."""
 
 _RADII_A_RING = 3
 _SIDE_PX = 16  # the eight or so periods of the fastest wave need no more, and smoothing forgives a crop beside its view
+_VIEWS_AT_ONCE = 1920  # what is made of them stays in the processor's cache
 _FLAT = 2.0
 """Discs whose grey values vary by less than about this many of 255 have nothing to be told by."""
 
@@ -46,8 +49,12 @@ def _radii() -> NDArray[np.float64]:
 
 
 @functools.cache
-def _waves_of_pixels() -> NDArray[np.float32]:
-    """float32 [pixels, views * rings * waves * 2]: what each pixel adds to each wave, real parts before imaginary."""
+def _waves_of_pixels() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What each pixel adds to each part of each wave, the mean grey taken out.
+
+    Returns:
+        int64 [used], the pixels that any view takes in; float32 [used, views * `NUM_PARTS`].
+    """
     side, angles = _SIDE_PX, np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES
     table = np.zeros((len(VIEWS), NUM_RINGS, NUM_WAVES, side * side), np.complex128)
     turns = np.exp(-1j * np.arange(NUM_WAVES)[:, None] * angles) / NUM_ANGLES / _RADII_A_RING
@@ -65,13 +72,20 @@ def _waves_of_pixels() -> NDArray[np.float32]:
                 (1, 1, across * along),
             ):
                 pixels = (row + step_y) * side + column + step_x
+                added = share * turns * radius**0.5
                 for wave in range(NUM_WAVES):
-                    np.add.at(table[view, number // _RADII_A_RING, wave], pixels, share * turns[wave] * radius**0.5)
-    flat = table.reshape(-1, side * side).T
-    return np.concatenate([flat.real, flat.imag], axis=1).astype(np.float32)
+                    np.add.at(table[view, number // _RADII_A_RING, wave], pixels, added[wave])
+    weight = (_radii() ** 0.5).reshape(NUM_RINGS, _RADII_A_RING).mean(axis=1)
+    still, moving = table[:, :, 0].real, 2**0.5 * table[:, :, 1:].reshape(len(VIEWS), -1, side * side)
+    mean = np.einsum("vrp,r->vp", still, weight) / (weight @ weight)
+    still = still - mean[:, None] * weight[:, None]
+    parts = np.concatenate([still, moving.real, moving.imag], axis=1)
+    by_pixel = parts.reshape(-1, side * side).T
+    used = np.flatnonzero(by_pixel.any(axis=1))
+    return used, by_pixel[used].astype(np.float32)
 
 
-def waves(sketches: NDArray[np.uint8], views: int = len(VIEWS)) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+def waves(sketches: NDArray[np.uint8], views: int = len(VIEWS)) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The waves of each ring, of the first so many views.
 
     Args:
@@ -79,51 +93,61 @@ def waves(sketches: NDArray[np.uint8], views: int = len(VIEWS)) -> tuple[NDArray
         views: how many of `VIEWS`.
 
     Returns:
-        complex64 [n, views, rings, waves] with the mean grey taken out and of length 1, so that neither brightness nor
+        float32 [n, views, NUM_PARTS] with the mean grey taken out and of length 1, so that neither brightness nor
         contrast matters; and bool [n], whether there is anything to be told by in the whole disc.
     """
-    table = _waves_of_pixels()
-    half, wanted = table.shape[1] // 2, views * NUM_RINGS * NUM_WAVES
-    pixels = reduced(sketches, _SIDE_PX).reshape(len(sketches), _SIDE_PX**2)
-    real, imaginary = pixels @ table[:, :wanted], pixels @ table[:, half : half + wanted]
-    result = np.empty((len(sketches), views, NUM_RINGS, NUM_WAVES), np.complex64)
-    result.real = real.reshape(result.shape)
-    result.imag = imaginary.reshape(result.shape)
-    weight = (_radii() ** 0.5).reshape(NUM_RINGS, _RADII_A_RING).mean(axis=1).astype(np.float32)
-    mean = (result[..., 0].real @ weight) / (weight @ weight)
-    result[..., 0] -= mean[..., None] * weight
-    result[..., 1:] *= np.float32(2**0.5)  # each stands for its mirror image among the negative waves, too
-    length = np.sqrt((result.real**2).sum(axis=(2, 3)) + (result.imag**2).sum(axis=(2, 3)))
-    result /= np.maximum(length, _FLAT)[..., None, None]
-    return result, length[:, 0] > _FLAT
+    used, table = _waves_of_pixels()
+    table = table[:, : views * NUM_PARTS]
+    result = np.empty((len(sketches), views, NUM_PARTS), np.float32)
+    is_telling = np.empty(len(sketches), np.bool_)
+    step = max(1, _VIEWS_AT_ONCE // views)
+    for at in range(0, len(sketches), step):
+        part = result[at : at + step]
+        pixels = reduced(sketches[at : at + step], _SIDE_PX).reshape(len(part), _SIDE_PX**2)[:, used]
+        np.matmul(pixels, table, out=part.reshape(len(part), -1))
+        length = np.sqrt(np.einsum("nvp,nvp->nv", part, part))
+        part *= (1.0 / np.maximum(length, _FLAT))[..., None]
+        is_telling[at : at + step] = length[:, 0] > _FLAT
+    return result, is_telling
 
 
 def reduced(sketches: NDArray[np.uint8], side_px: int) -> NDArray[np.float32]:
     """Sketches as pictures of a side that divides their own, float32 [n, side, side]."""
+    square = sketches.reshape(len(sketches), SKETCH_SIDE_PX, SKETCH_SIDE_PX)
+    if side_px == SKETCH_SIDE_PX:
+        return square.astype(np.float32)
+    if 2 * side_px == SKETCH_SIDE_PX:
+        # Neighbours as the two bytes of one number, a tenth of the time of a sum over two axes.
+        both = np.ascontiguousarray(square).view(np.uint16)
+        across = (both & np.uint16(0xFF)) + (both >> np.uint16(8))
+        means: NDArray[np.float32] = (across[:, ::2] + across[:, 1::2]).astype(np.float32) * np.float32(0.25)
+        return means
     factor = SKETCH_SIDE_PX // side_px
-    blocks = sketches.reshape(len(sketches), side_px, factor, side_px, factor)
-    # Slice by slice, which takes a fifth of the time of a sum over two axes.
-    result = np.zeros((len(sketches), side_px, side_px), np.float32)
-    for down in range(factor):
-        for across in range(factor):
-            result += blocks[:, :, down, :, across]
-    result /= factor**2
+    blocks = square.reshape(len(sketches), side_px, factor, side_px, factor)
+    result: NDArray[np.float32] = blocks.mean(axis=(2, 4), dtype=np.float32)
     return result
 
 
-def strengths(of_waves: NDArray[np.complex64]) -> NDArray[np.float32]:
+def strengths(of_waves: NDArray[np.float32]) -> NDArray[np.float32]:
     """What neither turning nor mirroring changes: float32 [n, views, rings * waves], of length 1."""
-    result: NDArray[np.float32] = np.abs(of_waves).reshape(*of_waves.shape[:2], NUM_RINGS * NUM_WAVES)
+    num, views, _ = of_waves.shape
+    result = np.empty((num, views, NUM_RINGS * NUM_WAVES), np.float32)
+    for at in range(0, num, _VIEWS_AT_ONCE // views):
+        step = slice(at, at + _VIEWS_AT_ONCE // views)
+        still, real, imaginary = _parts(of_waves[step] * of_waves[step])
+        real += imaginary
+        np.sqrt(still, out=result[step, :, :NUM_RINGS])
+        np.sqrt(real, out=result[step, :, NUM_RINGS:])
     return result
 
 
 def best_turn(
-    left: NDArray[np.complex64], right: NDArray[np.complex64]
+    left: NDArray[np.float32], right: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
     """The turn, and mirror, by which two discs agree best.
 
     Args:
-        left: complex64 [n, rings, waves].
+        left: float32 [n, NUM_PARTS].
         right: the same of the others.
 
     Returns:
@@ -131,14 +155,36 @@ def best_turn(
         become the right one, in radians; bool [n], whether it must be mirrored (top to bottom) first.
     """
     # The sum over the waves of a product of one with the conjugate of the other is their correlation at every turn.
-    # Of that the real part is wanted, which is a product of real matrices.
-    angles = np.arange(NUM_WAVES)[:, None] * np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES
-    steps = np.concatenate([np.cos(angles), -np.sin(angles)]).astype(np.float32)
-    best = []
-    for first in (left.conj(), left):
-        products = np.einsum("nrw,nrw->nw", first, right)
-        best.append(np.concatenate([products.real, products.imag], axis=1) @ steps)
-    plain, mirror = (each.max(axis=1) for each in best)
-    is_mirrored = mirror > plain
-    place = np.where(is_mirrored, best[1].argmax(axis=1), best[0].argmax(axis=1))
-    return np.maximum(plain, mirror).astype(np.float32), place * 2 * np.pi / NUM_ANGLES, is_mirrored
+    # Of that the real part is wanted; and a mirrored disc is the conjugate of a plain one.
+    still, real, imaginary = (tuple(of) for of in zip(_parts(left), _parts(right), strict=True))
+    level = np.einsum("nr,nr->n", *still)
+    one, other = _by_wave(real[0], real[1]), _by_wave(imaginary[0], imaginary[1])
+    ahead, behind = _by_wave(real[0], imaginary[1]), _by_wave(imaginary[0], real[1])
+    plain = np.concatenate([one + other, ahead - behind], axis=1) @ _turns()
+    mirror = np.concatenate([one - other, ahead + behind], axis=1) @ _turns()
+    place, mirror_place = plain.argmax(axis=1), mirror.argmax(axis=1)
+    rows = np.arange(len(left))
+    found, mirror_found = plain[rows, place] + level, mirror[rows, mirror_place] + level
+    is_mirrored = mirror_found > found
+    place = np.where(is_mirrored, mirror_place, place)
+    return np.maximum(found, mirror_found), place * 2 * np.pi / NUM_ANGLES, is_mirrored
+
+
+def _parts(of_waves: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The rings' means, and the real and the imaginary parts of their waves."""
+    half = (NUM_PARTS + NUM_RINGS) // 2
+    return of_waves[..., :NUM_RINGS], of_waves[..., NUM_RINGS:half], of_waves[..., half:]
+
+
+def _by_wave(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Products summed over the rings, float32 [n, waves but the first]."""
+    shape = len(left), NUM_RINGS, NUM_WAVES - 1
+    result: NDArray[np.float32] = np.einsum("nrw,nrw->nw", left.reshape(shape), right.reshape(shape))
+    return result
+
+
+@functools.cache
+def _turns() -> NDArray[np.float32]:
+    """What the real and the imaginary part of each wave, but the first, add at every turn: [2 * waves, angles]."""
+    angles = np.arange(1, NUM_WAVES)[:, None] * np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES
+    return np.concatenate([np.cos(angles), -np.sin(angles)]).astype(np.float32)

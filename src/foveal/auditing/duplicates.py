@@ -8,16 +8,14 @@ Three steps, each with less to do and looking more closely than the one before:
    photographs of one hand agree in outline; copies of one photograph agree in every crease.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.auditing.disc import VIEWS, best_turn, reduced, strengths, waves
-from foveal.auditing.neighbours import Cells
+from foveal.auditing.candidates import Candidates, find_candidates, in_blocks
+from foveal.auditing.disc import reduced
 from foveal.auditing.registration import Band, Placement, Registration, smoothed
 from foveal.data.components import components
 from foveal.data.facts import Facts
@@ -25,25 +23,17 @@ from foveal.data.manifest import BOX_COLUMNS, Manifest
 from foveal.data.sketch import SKETCH_SIDE_PX, central_square, luma
 from foveal.data.store import PixelSource
 from foveal.extras import require
-from foveal.progress import Bar, Progress
+from foveal.progress import Progress
 
-T = TypeVar("T")
-
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 """To be raised with any change to what is found: results that are remembered are then searched anew."""
 
-CANDIDATE_RADIUS = 0.12
-MAX_NEIGHBOURS, MAX_CANDIDATES = 16, 6
-"""Of each picture, the neighbours whose waves are compared, and of these the ones that are laid over it."""
-LEAST_OF_WAVES, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.85, 0.70, 0.84, 0.92
+LEAST_AT_FIRST, LEAST_AT_16, LEAST_AT_32, LEAST_AT_64 = 0.50, 0.70, 0.84, 0.92
 """The least correlations of each step, set so that of all true copies of the planted set at most one in two hundred is
 lost in one of them (docs/auditing.md)."""
 
-_BLOCK = 512
-_MOST_A_CELL = 32
-_NUM_ASKED = 64
-_TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
 _PAIR_BLOCK = 512
+_PIXELS_AT_ONCE = 1 << 16
 _FINE_SIDE_PX = 64
 _TELLING_SIDE_PX = 24.0
 _SMALLEST_CHAIN, _LONGEST_SET = 60, 300
@@ -214,142 +204,6 @@ def group_copies(num_rows: int, pairs: Pairs) -> NDArray[np.int64]:
     return np.where(is_paired, components(num_rows, pairs.left, pairs.right), -1)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs that may be copies: a view of the left picture looks like the whole of the right one.
-
-    Attributes:
-        left: int64 [pairs], rows.
-        right: int64 [pairs], rows.
-        placement: how they lie over each other, as far as the waves tell.
-        agreement: float32 [pairs], the correlation of their waves.
-        is_mirrored: bool [pairs].
-    """
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    placement: Placement
-    agreement: NDArray[np.float32]
-    is_mirrored: NDArray[np.bool_]
-
-
-def find_candidates(
-    sketches: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    photographs: NDArray[np.int64],
-    *,
-    num_workers: int,
-    progress: Progress,
-) -> Candidates:
-    """Each picture's nearest others by what neither turning, mirroring nor a crop changes much.
-
-    Args:
-        sketches: uint8 [all rows, SKETCH_BYTES].
-        rows: int64 [n], the rows to compare.
-        photographs: int64 [all rows]; boxes of one photograph are not compared.
-        num_workers: threads.
-        progress: where to show how far it is.
-    """
-    rows = _telling(sketches, rows)
-    cells = Cells(_Strengths(sketches, rows))
-    photographs = photographs[rows]
-    lots = _lots(sketches, rows)
-    asked = rows[np.argsort(lots, kind="stable")[:_NUM_ASKED]]
-    # The more pictures there are, the nearer are those that will be kept: what lies farther need not be looked at.
-    radius = min(CANDIDATE_RADIUS, cells.usual_distance(strengths(waves(sketches[asked])[0]), MAX_NEIGHBOURS + 1))
-
-    def nearest(block: NDArray[np.int64]) -> _Hits:
-        return _nearest(cells, radius, block, rows, sketches, photographs)
-
-    with progress.bar("Near duplicates", len(rows), "images") as bar:
-        hits = _Hits.joined(_in_blocks(nearest, len(rows), _BLOCK, num_workers, bar))
-    # A pair that is found from both sides is kept as it agrees best.
-    first, second = np.minimum(hits.left, hits.right), np.maximum(hits.left, hits.right)
-    # Seen from either side, a pair agrees to the last digits; what the pictures are decides then, not their order.
-    order = np.lexsort((lots[hits.left], -hits.agreement.round(4), second, first))
-    is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (first[order[1:]] != first[order[:-1]]) | (second[order[1:]] != second[order[:-1]])
-    hits = hits.take(order[is_new])
-    placement = Placement.of(VIEWS[hits.view], hits.angle, hits.is_mirrored)
-    return Candidates(rows[hits.left], rows[hits.right], placement, hits.agreement, hits.is_mirrored)
-
-
-def _telling(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows that are not flat."""
-    blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
-    return np.concatenate([np.empty(0, np.int64), *(block[waves(sketches[block], 1)[1]] for block in blocks)])
-
-
-def _lots(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A number for each row, as good as drawn by lot, by what the picture is and not by its place: uint64 [n]."""
-    blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
-    sums = [sketches[block].sum(axis=1, dtype=np.uint64) for block in blocks]
-    return np.concatenate([np.empty(0, np.uint64), *sums]) * np.uint64(0x9E3779B97F4A7C15)
-
-
-@dataclass(frozen=True)
-class _Strengths:
-    """The strengths of whole discs, made from the sketches whenever they are asked for: a million take their room."""
-
-    sketches: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        return strengths(waves(self.sketches[self.rows[part]], 1)[0])[:, 0]
-
-
-@dataclass(frozen=True)
-class _Hits:
-    """Neighbours of pictures, by place among the compared rows."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    view: NDArray[np.int64]
-    angle: NDArray[np.float64]
-    is_mirrored: NDArray[np.bool_]
-    agreement: NDArray[np.float32]
-
-    def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "_Hits":
-        return _Hits(*(getattr(self, name)[places] for name in self.__dataclass_fields__))
-
-    @classmethod
-    def joined(cls, parts: Sequence["_Hits"]) -> "_Hits":
-        whole, no = np.empty(0, np.int64), np.empty(0, np.float32)
-        parts = [cls(whole, whole, whole, no.astype(np.float64), no.astype(np.bool_), no), *parts]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
-
-
-def _nearest(
-    cells: Cells,
-    radius: float,
-    block: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    sketches: NDArray[np.uint8],
-    photographs: NDArray[np.int64],
-) -> _Hits:
-    """Of each picture of a block the few neighbours whose waves agree best."""
-    of_waves, _ = waves(sketches[rows[block]])
-    place, member, view, distance = cells.within(strengths(of_waves), radius, _MOST_A_CELL)
-    apart = photographs[block[place]] != photographs[member]
-    order = np.flatnonzero(apart)[np.lexsort((distance[apart], place[apart]))]
-    place, member, view = place[order], member[order], view[order]
-    near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
-    place, member, view = place[near], member[near], view[near]
-    turns = [
-        best_turn(of_waves[place[part], view[part]], waves(sketches[rows[member[part]]], 1)[0][:, 0])
-        for part in (slice(at, at + _TURNS_AT_ONCE) for at in range(0, max(1, len(place)), _TURNS_AT_ONCE))
-    ]
-    agreement, angle, is_mirrored = (np.concatenate(each) for each in zip(*turns, strict=True))
-    hits = _Hits(block[place], member, view, angle, is_mirrored, agreement).take(agreement >= LEAST_OF_WAVES)
-    order = np.lexsort((-hits.agreement, hits.left))
-    hits = hits.take(order)
-    rank = np.arange(len(order)) - np.searchsorted(hits.left, hits.left)
-    return hits.take(rank < MAX_CANDIDATES)
-
-
 def verify(
     candidates: Candidates,
     sketches: NDArray[np.uint8],
@@ -372,20 +226,7 @@ def verify(
         return _verified(candidates, part, sketches, source)
 
     with progress.bar("Comparing", len(candidates.left), "pairs") as bar:
-        return Pairs.joined(_in_blocks(verified, len(candidates.left), _PAIR_BLOCK, num_workers, bar))
-
-
-def _in_blocks(work: Callable[[NDArray[np.int64]], T], number: int, size: int, num_workers: int, bar: Bar) -> list[T]:
-    """Work on blocks of places in threads, in order; numpy lets go of the interpreter's lock in all that takes long."""
-    threadpoolctl = require("threadpoolctl", extra="train", purpose="share the processors out")
-    blocks = [np.arange(at, min(at + size, number)) for at in range(0, number, size)]
-    done = []
-    # Threads of the matrix products within these threads would only stand in each other's way.
-    with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor(num_workers, "compare") as pool:
-        for block, result in zip(blocks, pool.map(work, blocks), strict=True):
-            done.append(result)
-            bar.advance(len(block))
-    return done
+        return Pairs.joined(in_blocks(verified, len(candidates.left), _PAIR_BLOCK, num_workers, bar))
 
 
 def _verified(
@@ -393,14 +234,14 @@ def _verified(
 ) -> Pairs:
     left, right, placement = candidates.left[part], candidates.right[part], candidates.placement.take(part)
     similarity, is_mirrored = candidates.agreement[part], candidates.is_mirrored[part]
-    for side, least in ((16, LEAST_AT_16), (SKETCH_SIDE_PX, LEAST_AT_32), (_FINE_SIDE_PX, LEAST_AT_64)):
+    for side, num_steps, least in _STAGES:
         if not len(left):
             break
         if side == _FINE_SIDE_PX:
             pictures = _fine(source, left, right)
         else:
             pictures = reduced(sketches[left], side), reduced(sketches[right], side)
-        placement, similarity = _laid_over(*pictures, placement, side)
+        placement, similarity = _laid_over(*pictures, placement, num_steps)
         kept = similarity >= least
         left, right, similarity, is_mirrored = left[kept], right[kept], similarity[kept], is_mirrored[kept]
         placement = placement.take(kept)
@@ -420,16 +261,36 @@ def _verified(
 
 
 def _laid_over(
-    left: NDArray[np.float32], right: NDArray[np.float32], placement: Placement, side: int
+    left: NDArray[np.float32], right: NDArray[np.float32], placement: Placement, num_steps: int
 ) -> tuple[Placement, NDArray[np.float32]]:
     """Refine at one size, and compare in the detail that this size shows."""
-    blur, num_steps, band = _LEVELS[side]
-    moved = Registration(smoothed(left, blur), smoothed(right, blur)).refine(placement, num_steps)
-    return moved, Registration(left, right).agreement(moved, band)[0]
+    num, side = left.shape[:2]
+    similarity = np.empty(num, np.float32)
+    parts = [placement.take(np.empty(0, np.int64))]
+    # Few at once, so that what is made of them stays in the processor's cache.
+    step = max(1, _PIXELS_AT_ONCE // side**2)
+    for at in range(0, num, step):
+        one, other = left[at : at + step], right[at : at + step]
+        part = placement.take(np.arange(at, at + len(one)))
+        if num_steps:
+            part = Registration(smoothed(one, _BLUR_PX), smoothed(other, _BLUR_PX)).refine(part, num_steps)
+        similarity[at : at + step] = Registration(one, other).agreement(part, _BANDS[side])[0]
+        parts.append(part)
+    return Placement.joined(parts), similarity
 
 
-_LEVELS = {16: (0.8, 4, Band(0.0, 1.5)), 32: (0.8, 4, Band(0.5, 3.0)), 64: (0.8, 4, Band(1.0, 3.0))}
-"""Of each size: the smoothing and the number of steps of the refinement, and the band of detail that is compared."""
+_BLUR_PX = 0.8
+"""The smoothing before a refinement."""
+_BANDS = {16: Band(0.0, 1.5), 32: Band(0.5, 3.0), 64: Band(1.0, 3.0)}
+"""The band of detail that is compared, by size."""
+_STAGES = (
+    (16, 0, LEAST_AT_FIRST),
+    (16, 2, LEAST_AT_16),
+    (SKETCH_SIDE_PX, 4, LEAST_AT_32),
+    (_FINE_SIDE_PX, 4, LEAST_AT_64),
+)
+"""Size, steps of the refinement, and the least correlation: most candidates are no copies, and most of these are told
+by the first look, before anything is refined."""
 
 
 def _fine(

@@ -1,5 +1,7 @@
 """Laying one picture over another: turn, zoom and shift, refined until the two agree, and how well they then do."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 
 _RADIUS = 0.95
 _MAX_STEP = 0.1
+_SMALL_SIDE_PX = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Placement:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Placement":
         """Some of them."""
         return Placement(self.matrix[rows], self.shift[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Placement"]) -> "Placement":
+        """Several one after the other."""
+        return cls(np.concatenate([part.matrix for part in parts]), np.concatenate([part.shift for part in parts]))
 
 
 class Registration:
@@ -102,12 +110,12 @@ class Registration:
         points = placement.matrix @ self._points + placement.shift[:, :, None]
         seen, is_seen = _sampled(band.of(self._left), points)
         template = band.of(self._right)[:, self._inside]
-        num = np.maximum(is_seen.sum(axis=1), 1)[:, None]
-        first = (seen - (seen * is_seen).sum(axis=1)[:, None] / num) * is_seen
-        second = (template - (template * is_seen).sum(axis=1)[:, None] / num) * is_seen
-        product = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-        correlation = (first * second).sum(axis=1) / np.maximum(product, 1e-3)
-        return correlation.astype(np.float32), is_seen.mean(axis=1, dtype=np.float32)
+        overlap = is_seen.astype(np.float32)
+        num = np.maximum(np.add.reduce(overlap, axis=1), np.float32(1.0))
+        first, second = _centred(seen, overlap, num), _centred(template, overlap, num)
+        product = np.sqrt(np.einsum("nm,nm->n", first, first) * np.einsum("nm,nm->n", second, second))
+        correlation = np.einsum("nm,nm->n", first, second) / np.maximum(product, np.float32(1e-3))
+        return correlation.astype(np.float32, copy=False), is_seen.mean(axis=1, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,25 @@ def smoothed(pictures: NDArray[np.float32], sigma_px: float) -> NDArray[np.float
     """Gaussian smoothing of each of float32 [n, side, side]; edges are continued."""
     if sigma_px <= 0:
         return pictures
-    side = pictures.shape[1]
+    num, side = pictures.shape[:2]
+    if side <= _SMALL_SIDE_PX:
+        # All pictures in one product, for the loop over small matrices takes longer than their products.
+        return (pictures.reshape(num, -1) @ _smoothing_both(side, sigma_px)).reshape(pictures.shape)
+    matrix = _smoothing(side, sigma_px)
+    result: NDArray[np.float32] = (matrix @ pictures @ matrix.T).astype(np.float32, copy=False)
+    return result
+
+
+@functools.lru_cache(maxsize=4)
+def _smoothing_both(side: int, sigma_px: float) -> NDArray[np.float32]:
+    """What a small picture becomes, float32 [pixels, pixels]."""
+    matrix = _smoothing(side, sigma_px)
+    return np.ascontiguousarray(np.kron(matrix, matrix).T)
+
+
+@functools.lru_cache(maxsize=16)
+def _smoothing(side: int, sigma_px: float) -> NDArray[np.float32]:
+    """What a line of pixels becomes, float32 [side, side]."""
     places = np.arange(side)
     reach = np.arange(-int(4 * sigma_px), int(4 * sigma_px) + 1)
     kernel = np.exp(-0.5 * (reach / sigma_px) ** 2)
@@ -140,12 +166,22 @@ def smoothed(pictures: NDArray[np.float32], sigma_px: float) -> NDArray[np.float
     matrix = np.zeros((side, side), np.float32)
     for offset, weight in zip(reach, kernel, strict=True):
         np.add.at(matrix, (places, np.clip(places + offset, 0, side - 1)), weight)
-    result: NDArray[np.float32] = (matrix @ pictures @ matrix.T).astype(np.float32, copy=False)
-    return result
+    return matrix
 
 
 def _standardised(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = (values - values.mean(axis=1)[:, None]) / np.maximum(values.std(axis=1), 1.0)[:, None]
+    result: NDArray[np.float32] = values - (np.add.reduce(values, axis=1) / np.float32(values.shape[1]))[:, None]
+    spread = np.sqrt(np.einsum("nm,nm->n", result, result) / np.float32(values.shape[1]))
+    result /= np.maximum(spread, np.float32(1.0))[:, None]
+    return result
+
+
+def _centred(
+    values: NDArray[np.float32], overlap: NDArray[np.float32], num: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Values less their mean where both are seen, and 0 elsewhere."""
+    result: NDArray[np.float32] = values - (np.einsum("nm,nm->n", values, overlap) / num)[:, None]
+    result *= overlap
     return result
 
 
@@ -163,12 +199,21 @@ def _sampled(
     """
     side = pictures.shape[1]
     is_within: NDArray[np.bool_] = np.abs(points).max(axis=1) < 1.0
-    place = np.clip(points * (side / 2) + (side - 1) / 2, 0.0, side - 1.001)
-    whole = np.floor(place)
-    across, along = place[:, 0] - whole[:, 0], place[:, 1] - whole[:, 1]
-    first = (np.arange(len(pictures)) * side * side)[:, None]
-    start = whole[:, 1].astype(np.int64) * side + whole[:, 0].astype(np.int64) + first
+    place = points * np.float32(side / 2)
+    place += np.float32((side - 1) / 2)
+    np.clip(place, 0.0, side - 1.001, out=place)
+    whole = place.astype(np.int32)
+    place -= whole
+    across, along = place[:, 0], place[:, 1]
+    start = whole[:, 1] * side
+    start += whole[:, 0]
+    start = start + (np.arange(len(pictures)) * side * side)[:, None]
     flat = pictures.reshape(-1)
-    upper = flat[start] * (1 - across) + flat[start + 1] * across
-    lower = flat[start + side] * (1 - across) + flat[start + side + 1] * across
-    return upper * (1 - along) + lower * along, is_within
+    # A value and its steps to the right and down: a product less than weighing all four.
+    upper, lower = flat.take(start), flat.take(start + side)
+    upper += (flat.take(start + 1) - upper) * across
+    lower += (flat.take(start + side + 1) - lower) * across
+    lower -= upper
+    lower *= along
+    lower += upper
+    return lower, is_within

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from foveal.auditing.checked import Checked
 from foveal.auditing.config import ShortcutConfig
 from foveal.auditing.findings import Finding, Severity
+from foveal.auditing.tree import grow
 from foveal.data.facts import Facts
 from foveal.data.manifest import Manifest
 from foveal.data.stratify import mixed, stratify
-from foveal.extras import require
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -22,7 +22,7 @@ Family = Literal["file", "box", "light"]
 NUM_FOLDS = 3
 MIN_INDEPENDENT = 9
 """Independent samples that a class needs for three folds to say anything."""
-_MAX_LEAVES = 64
+_MAX_LEAVES, _MIN_LEAF_ROWS = 64, 3
 _ERRORS_OFF = 1.64
 _NEARLY_AS_GOOD = 0.7
 _MAX_NAMED = 3
@@ -148,16 +148,12 @@ class _Trial:
 
     def balanced_accuracy(self, facts: Sequence[_Fact]) -> tuple[Floats, Floats]:
         """Of telling each class from the others, and its standard error; both float64 [classes]."""
-        tree = require("sklearn.tree", extra="train", purpose="look for shortcuts")
         values = np.concatenate([fact.values for fact in facts], axis=1).astype(np.float32)
         said = np.empty(len(self.labels), dtype=np.int64)
         for fold in range(NUM_FOLDS):
             held_out = self.folds == fold
-            model = tree.DecisionTreeClassifier(
-                max_leaf_nodes=_MAX_LEAVES, min_samples_leaf=3, class_weight="balanced", random_state=0
-            )
-            model.fit(values[~held_out], self.labels[~held_out])
-            said[held_out] = model.predict(values[held_out])
+            tree = grow(values[~held_out], self.labels[~held_out], max_leaves=_MAX_LEAVES, min_leaf_rows=_MIN_LEAF_ROWS)
+            said[held_out] = tree.predict(values[held_out])
         hits = np.bincount(self.labels[said == self.labels], minlength=self.num_classes)
         taken = np.bincount(said, minlength=self.num_classes)
         recall, others = hits / self.counts, len(self.labels) - self.counts

@@ -4,13 +4,13 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveal.data.sketch import SKETCH_BYTES, sketch
+from foveal.data.sketch import SKETCH_BYTES, SKETCH_SIDE_PX, sketch
 
 FACTS_VERSION = 1
 """To be raised with any change to a measure, the hash or the sketch: what another version made is made anew."""
@@ -49,6 +49,8 @@ REDUCED_PIXELS = 1 << 18
 
 _DARKEST, _BRIGHTEST = 12, 243
 _GREY_SIDE_PX = 32
+_SMALL_SIDE_PX = 64
+"""Below this, nothing of a picture is reduced before it is measured."""
 _LEVELS = np.arange(256) / 255.0
 # What is summed over the histogram: level, its square, whether it is dark, whether bright.
 _TABLE = np.stack(
@@ -204,19 +206,76 @@ def look(pixels: NDArray[np.uint8]) -> Look:
     return Look(grey.histogram(), small, sketch(reduced), _edges(reduced), spread, saturation, *_of_border(luma))
 
 
-def measured(looks: Sequence[Look]) -> list[Measured]:
-    """What was looked at, measured; of many small pictures together in a fraction of the time."""
-    if not looks:
-        return []
-    values = np.empty((len(looks), len(MEASURES)))
-    values[:, :7] = _of_levels(np.array([one.levels for one in looks], np.int64))
-    rest = np.array([one[3:] for one in looks])
+def glance(pixels: NDArray[np.uint8]) -> Look | NDArray[np.uint8]:
+    """A look at a sample; or the sample itself where it is so small that many are better looked at together."""
+    return pixels if max(pixels.shape[:2]) < _SMALL_SIDE_PX else look(pixels)
+
+
+def measured(looks: Sequence[Look | NDArray[np.uint8]]) -> list[Measured]:
+    """What was looked at, measured; of many small pictures together in a fraction of the time.
+
+    Args:
+        looks: one by one, or small samples, uint8 [height, width, 3], with sides of less than 64 pixels.
+    """
+    # By size; all that were looked at one by one have no more to do with theirs.
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, one in enumerate(looks):
+        places.setdefault(() if isinstance(one, Look) else one.shape, []).append(place)
+    result: list[Measured] = []
+    for shape, some in places.items():
+        alike: list[Any] = [looks[i] for i in some]
+        result += _measured(*(_together(np.stack(alike)) if shape else _stacked(alike)))
+    order = [place for some in places.values() for place in some]
+    return [one for _, one in sorted(zip(order, result, strict=True), key=lambda each: each[0])]
+
+
+_Parts = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float64]]
+"""The fields of many looks: levels, int64 [n, 256]; small and sketch, uint8 [n, ...]; the rest, float64 [n, 5]."""
+
+
+def _stacked(looks: Sequence[Any]) -> _Parts:
+    return (
+        np.array([one.levels for one in looks], np.int64),
+        np.array([one.small for one in looks]),
+        np.array([one.sketch for one in looks]),
+        np.array([one[3:] for one in looks]),
+    )
+
+
+def _together(pixels: NDArray[np.uint8]) -> _Parts:
+    """What `look` gives of each of many small pictures of one size, uint8 [n, height, width, 3], bit for bit."""
+    num, height, width, _ = pixels.shape
+    # One below the other, they are one picture.
+    luma = np.asarray(Image.fromarray(pixels.reshape(num * height, width, 3)).convert("L")).reshape(num, height, width)
+    flat = luma.reshape(num, -1)
+    levels = np.bincount((flat + (np.arange(num) * 256)[:, None]).ravel(), minlength=256 * num).reshape(num, 256)
+    if height == width == _HASHED_SIDE_PX == SKETCH_SIDE_PX:
+        small, sketches = luma, flat
+    else:
+        size = (_HASHED_SIDE_PX, _HASHED_SIDE_PX)
+        small = np.array([Image.fromarray(one).resize(size, Image.Resampling.LANCZOS) for one in luma])
+        sketches = np.array([sketch(one) for one in luma])
+    rest = np.empty((num, 5))
+    rest[:, 0] = _spreads(_laplacian(luma).reshape(num, -1)) if min(height, width) >= 3 else 0.0
+    rest[:, 1] = -1.0
+    rest[:, 2] = _colourfulness(pixels)
+    ring = _ring(luma)
+    rest[:, 3] = ring.sum(axis=1, dtype=np.int64) / (255.0 * ring.shape[1])
+    rest[:, 4] = _spreads(ring.astype(np.float32)) / 255.0
+    return levels, small, sketches, rest
+
+
+def _measured(
+    levels: NDArray[np.int64], small: NDArray[np.uint8], sketches: NDArray[np.uint8], rest: NDArray[np.float64]
+) -> list[Measured]:
+    values = np.empty((len(levels), len(MEASURES)))
+    values[:, :7] = _of_levels(levels)
     spread = np.where(rest[:, 1] < 0.0, 255.0 * values[:, 1], rest[:, 1])
-    values[:, 7] = np.divide(rest[:, 0], spread, out=np.zeros(len(looks)), where=spread > 0.0)
+    values[:, 7] = np.divide(rest[:, 0], spread, out=np.zeros(len(levels)), where=spread > 0.0)
     values[:, 8:] = rest[:, 2:]
-    hashes = _hashes(np.array([one.small for one in looks])).tolist()
+    hashes = _hashes(small).tolist()
     narrow = values.astype(np.float32)
-    return [Measured(narrow[i], hashes[i], one.sketch) for i, one in enumerate(looks)]
+    return [Measured(narrow[i], hashes[i], sketches[i]) for i in range(len(levels))]
 
 
 def _of_levels(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -262,35 +321,59 @@ def _coarse(image: Image.Image, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _edges(luma: NDArray[np.uint8]) -> float:
     """The standard deviation of the Laplacian."""
-    if min(luma.shape) < 3:
-        return 0.0
+    return _spread(_laplacian(luma[None])[0]) if min(luma.shape) >= 3 else 0.0
+
+
+def _laplacian(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Of each of uint8 [n, height, width], without the outermost ring."""
     values = luma.astype(np.float32)
-    edges = values[1:-1, 1:-1] * np.float32(-4.0)
-    edges += values[:-2, 1:-1]
-    edges += values[2:, 1:-1]
-    edges += values[1:-1, :-2]
-    edges += values[1:-1, 2:]
-    return _spread(edges)
+    edges = values[:, 1:-1, 1:-1] * np.float32(-4.0)
+    edges += values[:, :-2, 1:-1]
+    edges += values[:, 2:, 1:-1]
+    edges += values[:, 1:-1, :-2]
+    edges += values[:, 1:-1, 2:]
+    return edges
 
 
 def _spread(values: NDArray[np.float32]) -> float:
     """The standard deviation."""
-    flat = values.ravel()
-    flat = flat - np.float32(float(np.add.reduce(flat)) / flat.size)
-    return math.sqrt(float(flat @ flat) / flat.size)
+    return float(_spreads(values.reshape(1, -1))[0])
+
+
+def _spreads(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The standard deviation of each row."""
+    num, size = values.shape
+    means = (np.add.reduce(values, axis=1).astype(np.float64) / size).astype(np.float32)
+    rest = values - means[:, None]
+    # Row by row, so that one has the same sum among many as alone.
+    squares = np.matmul(rest[:, None, :], rest[:, :, None]).reshape(num)
+    result: NDArray[np.float64] = np.sqrt(squares.astype(np.float64) / size)
+    return result
 
 
 def _saturation(pixels: NDArray[np.uint8]) -> float:
-    red, green, blue = pixels[:, :, 0], pixels[:, :, 1], pixels[:, :, 2]
+    return float(_colourfulness(pixels[None])[0])
+
+
+def _colourfulness(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Largest less smallest of the three colours, the mean of each of uint8 [n, height, width, 3], 0..1."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    return int((largest - smallest).sum()) / (255.0 * largest.size)
+    sums = (largest - smallest).reshape(len(pixels), -1).sum(axis=1, dtype=np.int64)
+    result: NDArray[np.float64] = sums / (255.0 * largest[0].size)
+    return result
 
 
 def _of_border(luma: NDArray[np.uint8]) -> tuple[float, float]:
-    parts = [luma[0], luma[1:-1, 0]]
-    if luma.shape[0] > 1:
-        parts.append(luma[-1])
-    if luma.shape[1] > 1:
-        parts.append(luma[1:-1, -1])
-    ring = np.concatenate(parts)
+    ring = _ring(luma[None])[0]
     return int(ring.sum()) / (255.0 * ring.size), _spread(ring.astype(np.float32)) / 255.0
+
+
+def _ring(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The outermost pixels of each of uint8 [n, height, width]."""
+    parts = [luma[:, 0], luma[:, 1:-1, 0]]
+    if luma.shape[1] > 1:
+        parts.append(luma[:, -1])
+    if luma.shape[2] > 1:
+        parts.append(luma[:, 1:-1, -1])
+    return np.concatenate(parts, axis=1)

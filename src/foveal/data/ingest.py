@@ -70,18 +70,19 @@ class _File:
 class DecodedPixels:
     """Stored forms made on the fly, for data that is larger than the store may be."""
 
-    def __init__(self, paths: Sequence[Path], boxes: Sequence[Box | None], recipe: Recipe) -> None:
-        self._paths, self._boxes, self._recipe = paths, boxes, recipe
+    def __init__(self, root: Path, paths: Sequence[str], boxes: Sequence[Box | None], recipe: Recipe) -> None:
+        self._root, self._paths, self._boxes, self._recipe = root, paths, boxes, recipe
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        path = self._root / self._paths[row]
         try:
-            return self._recipe.load(self._paths[row], self._boxes[row])
+            return self._recipe.load(path, self._boxes[row])
         except (OSError, ImageRejectedError) as error:
             raise DataError(
-                f"{self._paths[row]} could be read before and cannot now: {error}.",
+                f"{path} could be read before and cannot now: {error}.",
                 fix="the data must not change while it is being used; start again.",
             ) from error
 
@@ -156,7 +157,7 @@ def _ingest(
     if keep_pixels:
         source = store.read(reader.form, filled.places)
     else:
-        source = DecodedPixels(manifest.absolute_paths(), boxes, recipe)
+        source = DecodedPixels(manifest.images_root, manifest.column("path").tolist(), boxes, recipe)
     num_from_store = len(files) - num_decoded - num_unreadable
     facts = filled.facts()
     return Ingested(filled.manifest(), source, facts, num_decoded=num_decoded, num_from_store=num_from_store)

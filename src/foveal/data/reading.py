@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.facts import FACTS_VERSION, RECORD, Look, look, measured, record
+from foveal.data.facts import FACTS_VERSION, RECORD, Look, glance, measured, record
 from foveal.data.store import ImageFacts, Place, SampleFacts, Store, box_key, form_name, policy_name
 from foveal.files import sha256_bytes, sha256_file
+from foveal.pixels.plain_jpeg import decode_plain
 from foveal.pixels.policy import Decoded, Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
 from foveal.pixels.strict_jpeg import CORRUPT_JPEG, JPEG_CHECK_VERSION, is_available, jpeg_fault
 from foveal.types import Box
@@ -146,7 +147,7 @@ class Reader:
         hashed = [(one[1], file.boxes) for one, file in zip(loaded, wanted, strict=True) if not isinstance(one, str)]
         known = iter(self.known(hashed))
         found: list[Found] = []
-        looks: list[tuple[Look, int, int]] = []
+        looks: list[tuple[Look | NDArray[np.uint8], int, int]] = []
         for one, file in zip(loaded, wanted, strict=True):
             if isinstance(one, str):
                 found.append(Found(None, unreadable=one))
@@ -161,15 +162,21 @@ class Reader:
         sha256: str,
         boxes: Sequence[Box | None],
         there: Sequence[Sample],
-        looks: list[tuple[Look, int, int]],
+        looks: list[tuple[Look | NDArray[np.uint8], int, int]],
     ) -> Found:
         jpeg_check = 0
         if not there:
             there = [Sample(None, None)] * len(boxes)
         try:
-            decoded = decode(content, self.recipe.policy)
+            plain = None
+            # Pixels that are kept come from the one decoder that prediction has too; to measure, its equal will do.
+            if isinstance(content, bytes) and is_available() and not self.keep_pixels:
+                plain = decode_plain(content, self.recipe.policy)
+            decoded = plain or decode(content, self.recipe.policy)
             # Facts that are known hold only for what has passed the check.
-            if decoded.format == "JPEG" and is_available() and not all(sample.facts for sample in there):
+            if plain:
+                jpeg_check = JPEG_CHECK_VERSION
+            elif decoded.format == "JPEG" and is_available() and not all(sample.facts for sample in there):
                 jpeg_check = JPEG_CHECK_VERSION
                 _check_jpeg(content)
         except ImageRejectedError as error:
@@ -190,7 +197,7 @@ class Reader:
         box: Box | None,
         known: Sample,
         facts: SampleFacts,
-        looks: list[tuple[Look, int, int]],
+        looks: list[tuple[Look | NDArray[np.uint8], int, int]],
     ) -> Sample:
         """Cut, look at and scale one sample; where its facts are not known, a look is added to `looks`."""
         try:
@@ -200,13 +207,13 @@ class Reader:
         if known.facts:
             facts = known.facts
         else:
-            looks.append((look(pixels), pixels.shape[1], pixels.shape[0]))
+            looks.append((glance(pixels), pixels.shape[1], pixels.shape[0]))
         if known.place and known.place.shard:
             return Sample(known.place, facts)
         return Sample(None, facts, to_store(pixels, self.recipe.geometry) if self.keep_pixels else None)
 
 
-def _with_facts(found: list[Found], looks: Sequence[tuple[Look, int, int]]) -> list[Found]:
+def _with_facts(found: list[Found], looks: Sequence[tuple[Look | NDArray[np.uint8], int, int]]) -> list[Found]:
     """Put the records of the samples that were looked at in their places."""
     if not looks:
         return found
