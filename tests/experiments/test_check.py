@@ -79,7 +79,10 @@ def test_a_healthy_set_up_passes_and_is_left_as_it_was(
     assert written["ok"] is True
     assert [each["name"] for each in written["checks"]] == [c.name for c in found.checks]
     assert len(written["lr_range"]["rates"]) == len(written["lr_range"]["losses"]) > 30
-    assert "configured: 5.0e-03" in (tmp_path / "out" / "lr_range.svg").read_text()
+    picture = (tmp_path / "out" / "lr_range.svg").read_text()
+    assert "configured: 5.0e-03" in picture
+    assert ">0.001<" in picture
+    assert "mathdefault" not in picture
 
 
 def test_shuffled_labels_are_found_by_name(squares: CheckData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,8 @@ def _draw(figure: Any, *, found: LrRange, lr: float) -> None:
     usual = found.smoothed[: int(found.smoothed.argmin()) + 1]
     low, start = float(found.smoothed.min()), float(usual.max())
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    # As numbers, for a text that stays text in the picture has no formulae.
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     axes.set_ylim(max(0.0, low - 0.3 * (start - low + 0.1)), start + 0.8 * (start - low + 0.1))
     axes.grid(visible=True)
     axes.legend(loc="lower left")
