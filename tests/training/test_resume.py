@@ -4,19 +4,30 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from foveal.data.batches import Batches, TrainingBatches
 from foveal.errors import InterruptedRunError
+from foveal.model.build import Classifier, build
+from foveal.progress import Silence
+from foveal.run_folder import RunFolder
 from foveal.training import checkpoint
 from foveal.training import fit as module
-from foveal.training.state import Position
+from foveal.training.config import ResolvedConfig
+from foveal.training.fit import fit
+from foveal.training.frozen_features import FeatureBatches, FeatureTrainingBatches, HeadOnly
+from foveal.training.resolve import architecture_of, geometry_of
+from foveal.training.state import Position, TrainingData
 from small_runs import epochs
 
-from .small_training import MID_EPOCH, Lines, same_weights, tiny_config, train_tiny
+from .small_training import MID_EPOCH, Lines, same_weights, tiny_config, tiny_data, train_tiny
 
 
 class PulledPlugError(Exception):
@@ -83,22 +94,134 @@ def test_stopped_by_ctrl_c_after_any_step_it_goes_on_to_the_same_weights(
     assert stopped_after == (num_steps - 1) // 5
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [("optim.name=sgd", "optim.schedule=constant"), ("train.precision=bf16",), ("augment.policy=heavy",)],
-    ids=["sgd", "bf16", "heavy augmentation"],
-)
-def test_other_recipes_go_on_to_the_same_weights_too(
+RECIPES: dict[str, tuple[str, ...]] = {
+    "sgd": ("optim.name=sgd", "optim.schedule=constant"),
+    "bf16, heavy augmentation": ("train.precision=bf16", "augment.policy=heavy"),
+    "average, cosine with warm-up": ("train.ema=0.9", "optim.schedule=cosine", "optim.warmup_epochs=0.7"),
+    "mixup and cutmix": (
+        "train.mixup=0.4",
+        "train.cutmix=1",
+        "train.mixing_share=0.7",
+        "train.label_smoothing=0.1",
+        "augment.policy=none",
+        "model.name=small_cnn",
+    ),
+    "plateau, rmsprop": (
+        "optim.schedule=plateau",
+        "optim.patience=1",
+        "optim.warmup_epochs=0.3",
+        "optim.name=rmsprop",
+        "optim.momentum=0.5",
+        "optim.lr=0.03",
+        "train.clip_norm=0.5",
+    ),
+    "lion, steps, accumulated": (
+        "optim.name=lion",
+        "optim.schedule=step",
+        "optim.step_epochs=0.6",
+        "train.batch_size=4",
+        "train.accumulate=2",
+        "train.class_weights=balanced",
+    ),
+    "adagrad, focal, layer decay": ("optim.name=adagrad", "train.loss=focal", "optim.layer_decay=0.7"),
+    "unfreezing, average, balanced": (
+        "model.freeze=all",
+        "model.unfreeze={2: none}",
+        "train.ema=0.8",
+        "train.sampling=balanced",
+        "optim.name=adam",
+    ),
+    "last layers, augmix, repeats": ("model.freeze=last:5", "augment.policy=augmix", "augment.repeats=2"),
+    "dense head, randaugment": (
+        "model.head.kind=dense",
+        "model.head.layers=[24, 12]",
+        "model.head.dropout=[0.4, 0.2]",
+        "model.head.batch_norm=true",
+        "augment.policy=randaugment",
+    ),
+    "attention, trivialaugment": (
+        "model.head.attention=cbam",
+        "model.head.spatial_dropout=0.2",
+        "augment.policy=trivialaugment",
+    ),
+    "a list, dropout within": (
+        "model.name=test_vit_relpos",
+        "augment.operations=[{name: rotate, degrees: 20}, {name: elastic}, {name: gaussian_noise}, {name: erasing}]",
+    ),
+    "cached features": ("model.freeze=all", "augment.policy=none", "model.head.batch_norm=true", "train.ema=0.9"),
+}
+
+
+def go_on(folder: Path, config: ResolvedConfig, *, start_seed: int = 0) -> dict[str, torch.Tensor]:
+    """Train, or go on with it, in all ways that a recipe can ask of the data; the weights, and their average."""
+    resume = (folder / "checkpoints" / checkpoint.LAST).exists()
+    run = RunFolder(folder)
+    run.prepare()
+    torch.manual_seed(start_seed)
+    classifier = build(architecture_of(config, 3))
+    data = tiny_data(config, num_train=32, num_val=8)
+    data = replace(
+        data,
+        train=TrainingBatches(
+            data.train._source,
+            data.train._rows,
+            data.train_labels,
+            side_px=geometry_of(config).store_px,
+            batch_size=config.train.batch_size * config.train.accumulate,
+            seed=config.seed,
+            random_window=config.augment.random_window,
+            sampling=config.train.sampling,
+            repeats=config.augment.repeats,
+        ),
+    )
+    if config.model.freeze == "all" and config.augment.is_off:
+        if resume:
+            classifier.net.load_state_dict(checkpoint.load_last(run.checkpoints)[0]["model"])
+        data = on_features(data, classifier)
+    fit(classifier, data, config, run, Silence(), resume=resume)
+    content = checkpoint.load(folder / "checkpoints" / checkpoint.LAST)
+    best = checkpoint.load(folder / "checkpoints" / checkpoint.BEST)["model"]
+    assert same_weights(content["model"], classifier.net.state_dict())
+    return {f"{part}.{name}": value for part in ("model", "average") for name, value in content[part].items()} | best
+
+
+def on_features(data: TrainingData, classifier: Classifier) -> TrainingData:
+    """The same training on what the backbone makes of the images."""
+    num_images = len(data.paths)
+    images = Batches(
+        data.val._source, np.arange(num_images), np.zeros(num_images, int), data.val._geometry, batch_size=8
+    )
+    classifier.eval()
+    with torch.no_grad():
+        rows = torch.cat([classifier.pooled(batch.images.float() / 255.0) for batch in images]).numpy()
+    features: Any = SimpleNamespace(take=rows.__getitem__)
+    train, val = FeatureTrainingBatches(data.train, features), FeatureBatches(data.val, features)
+    return replace(data, train=train, val=val, head=HeadOnly(classifier))
+
+
+@pytest.mark.parametrize("overrides", RECIPES.values(), ids=RECIPES.keys())
+def test_every_recipe_that_is_cut_off_three_times_comes_to_the_same_weights(
     tmp_path: Path, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(*overrides)
-    whole, _, _ = train_tiny(tmp_path / "whole", config)
-    with monkeypatch.context() as patch:
-        interrupt_after(7, patch)
-        with pytest.raises(InterruptedRunError):
-            train_tiny(tmp_path / "run", config)
-    resumed, _, _ = train_tiny(tmp_path / "run", config, resume=True)
-    assert same_weights(whole.net.state_dict(), resumed.net.state_dict())
+    config = tiny_config(*overrides, MID_EPOCH)
+    whole = go_on(tmp_path / "whole", config)
+    cuts = [(0, 2), (1, 0), (1, 1)]  # epoch and step: within an epoch, at its end, and within the last one
+    save = module._Loop.save_last
+
+    def saved(loop: Any) -> None:
+        save(loop)
+        if cuts and (loop.position.epoch, loop.position.step) == cuts[0]:
+            cuts.pop(0)
+            pull_the_plug()
+
+    monkeypatch.setattr(module._Loop, "save_last", saved)
+    for number in range(3):
+        with pytest.raises(PulledPlugError):
+            # Whatever a run that goes on starts from, all comes from the checkpoint.
+            go_on(tmp_path / "run", config, start_seed=number)
+    resumed = go_on(tmp_path / "run", config, start_seed=3)
+    assert not cuts
+    assert same_weights(whole, resumed)
     assert epochs(tmp_path / "run") == epochs(tmp_path / "whole")
 
 

@@ -88,7 +88,10 @@ def plan(
     """
     prepared = prepare(data, read_config(config, overrides))
     manifest = draw_split(prepared.manifest, prepared.config)
-    classifier = build(architecture_of(prepared.config, len(manifest.class_names)))
+    if prepared.config.model.weights in ("pretrained", "none"):
+        classifier = build(architecture_of(prepared.config, len(manifest.class_names)))
+    else:
+        classifier = starting_classifier(prepared.config, manifest)  # a path costs no download, and may be wrong
     apply_every_freeze(classifier, prepared.config.model)
     return make_plan(
         classifier,
@@ -173,8 +176,9 @@ def _take_part(run: RunFolder, place: Place) -> TrainResult:
     outcome = finished(run)
     if outcome is None:
         raise ArtifactError(
-            f"{run.path} does not hold the finished run of the process that leads.",
-            fix="let all machines see the same folder under the same path; docs/scale.md says how.",
+            f"The process that leads has ended, and {run.path} does not hold a finished run.",
+            fix="mend what the leader says; if it has finished, let all machines see the same folder under the same "
+            "path, as docs/scale.md says.",
         )
     return TrainResult(run.path, outcome.metrics, outcome.best_epoch, run.report, run.bundle)
 

@@ -55,7 +55,7 @@ def train(
     with verb(debug, out):
         from foveal.api.train import plan
         from foveal.api.train import train as run
-        from foveal.errors import ConfigError
+        from foveal.errors import ConfigError, InterruptedRunError
         from foveal.training.processes import place_told
 
         settings = settings_of(overrides, seed, device)
@@ -72,17 +72,22 @@ def train(
             raise ConfigError("train needs a run folder.", fix="add --out RUN, as in --out runs/first.")
         place = place_told()
         is_led = place is not None and not place.is_leader
-        done = run(
-            data,
-            out,
-            config=config,
-            overrides=settings,
-            resume=resume,
-            force=force,
-            progress=None if is_led else progress(),
-        )
+        try:
+            done = run(
+                data,
+                out,
+                config=config,
+                overrides=settings,
+                resume=resume,
+                force=force,
+                progress=None if is_led else progress(),
+            )
+        except InterruptedRunError as stopped:
+            if is_led:
+                raise typer.Exit(stopped.exit_code) from None  # one of the processes speaks
+            raise
         if is_led:
-            return  # one of the processes speaks
+            return
         lines = [headline(name, done.metrics[name]) for name in ("test", "val", "train")]
         lines += leak_lines(done.metrics["test"])
         finish(

@@ -36,7 +36,7 @@ def together(config: ResolvedConfig, run: RunFolder) -> Iterator[Processes]:
     leader = Place(num_ranks=devices, num_local=devices, port=free_port())
     children = [_start(run, replace(leader, rank=rank, local_rank=rank)) for rank in range(1, devices)]
     try:
-        with joined(leader, config.train.device) as processes:
+        with joined(leader, config.train.device, lambda rank: children[rank - 1].poll() is not None) as processes:
             yield processes
         for child in children:
             child.wait(_END_SECONDS)

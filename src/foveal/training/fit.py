@@ -97,7 +97,8 @@ class _Loop:
     ) -> None:
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
         self.processes, self.logs = processes, logs
-        self.position = Position(num_parts=config.train.accumulate)
+        # No more than it takes, where all images together are less than a step.
+        self.position = Position(num_parts=-(-data.train.batch_size // config.train.batch_size))
         self.request = StopRequest()
         self.stepper = Stepper(classifier, data, config, processes, self.note)
         self.device = self.stepper.device

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined,unused-ignore]
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from foveal.errors import ConfigError, TrainingError
@@ -201,8 +202,9 @@ class Processes:
         """Lightning's Fabric, which brings the device, the precision and DDP."""
         from lightning.fabric import Fabric
 
-        # It would tell on stderr which precision it uses; the run's configuration says so already.
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        # They would tell on stderr which precision they use; the run's configuration says so already.
+        for name in ("lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         precision = FABRIC_PRECISION[config.train.precision]
         if not self.is_many:
             return Fabric(accelerator=config.train.device, devices=1, precision=precision)

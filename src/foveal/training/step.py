@@ -217,5 +217,5 @@ class Stepper:
         position.num_parts = min(len(batch), 2 * position.num_parts)
         self._tell(
             f"Memory ran out: from here on each step is computed in {position.num_parts} parts of "
-            f"{-(-len(batch) // position.num_parts)} images; what it computes stays the same."
+            f"{-(-len(batch) // position.num_parts)} images; but for batch norms and dropout it stays the same step."
         )
