@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench docs lock clean
+.PHONY: demo test lint format bench bench-gpu docs lock clean
 
 demo: $(READY)
 	$(BIN)/foveal demo --out demo
@@ -23,6 +23,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+bench-gpu: $(READY)
+	$(BIN)/python bench/gpu.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

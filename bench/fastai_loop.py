@@ -1,25 +1,38 @@
 """Training images a second of fastai; run by `bench/run.py` with the Python of `bench/.venv-peers`.
 
-Prints one JSON object on stdout: the rate of each epoch but the first.
+`mobilenetv3_small_100` and `efficientnet_b0` are torchvision's here, the same networks as timm's, under fastai's head.
+
+Prints one JSON object on stdout, then one with the rate of a round for each line on stdin.
 """
 
 import argparse
-import json
-import time
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
+import torchvision
 from fastai.vision.all import (
     Callback,
     CancelTrainException,
+    CancelValidException,
     ImageDataLoaders,
     Resize,
     accuracy,
     aug_transforms,
-    resnet18,
     vision_learner,
 )
+
+from turns import serve_rounds
+
+MODELS: dict[str, Callable[..., Any]] = {
+    "resnet18": torchvision.models.resnet18,
+    "mobilenetv3_small_100": torchvision.models.mobilenet_v3_small,
+    "efficientnet_b0": torchvision.models.efficientnet_b0,
+}
+WARM_UP_STEPS = 3
 
 
 class Clock(Callback):
@@ -31,7 +44,7 @@ class Clock(Callback):
 
     def before_train(self) -> None:
         """Start the clock."""
-        self.num_images, self.started = 0, time.perf_counter()
+        self.num_images, self.started = 0, perf_counter()
 
     def after_batch(self) -> None:
         """Count."""
@@ -42,14 +55,18 @@ class Clock(Callback):
 
     def after_train(self) -> None:
         """Stop the clock."""
-        self.rates.append(self.num_images / (time.perf_counter() - self.started))
+        self.rates.append(self.num_images / (perf_counter() - self.started))
+
+    def before_validate(self) -> None:
+        """Pass over what is not measured."""
+        raise CancelValidException
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--epochs", type=int, default=1, help="that count; one more comes before them")
+    parser.add_argument("--model", choices=list(MODELS), default="resnet18")
     parser.add_argument("--steps", type=int, help="cut each epoch short")
     wanted = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -71,11 +88,16 @@ def main() -> None:
         bs=64,
         device="cpu",
     )
-    learner = vision_learner(loaders, resnet18, pretrained=False, metrics=accuracy)
-    clock = Clock(wanted.steps)
-    with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(wanted.epochs + 1, lr_max=2e-3, wd=0.05, cbs=clock)
-    print(json.dumps({"fastai": clock.rates[1:], "version": version("fastai"), "torch": version("torch")}))
+    learner = vision_learner(loaders, MODELS[wanted.model], pretrained=False, metrics=accuracy)
+
+    def one_round(num_steps: int | None = wanted.steps) -> float:
+        clock = Clock(num_steps)
+        with learner.no_bar(), learner.no_logging():
+            learner.fit_one_cycle(1, lr_max=2e-3, wd=0.05, cbs=clock)
+        return float(clock.rates[-1])
+
+    one_round(WARM_UP_STEPS)
+    serve_rounds(one_round, {"version": version("fastai"), "torch": version("torch")})
 
 
 if __name__ == "__main__":

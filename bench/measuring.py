@@ -5,7 +5,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,10 +154,10 @@ def import_seconds(command: Sequence[str], environment: Mapping[str, str]) -> di
     A package's modules count for it whoever asks for them; the largest come first.
     """
     stderr = _run([command[0], "-X", "importtime", *command[1:]], environment).stderr
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for own, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", stderr, re.MULTILINE):
         seconds[name.partition(".")[0]] += int(own) / 1e6
-    return dict(seconds.most_common())
+    return dict(sorted(seconds.items(), key=lambda each: -each[1]))
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

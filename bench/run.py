@@ -14,104 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from images import ROOT, cifar10_archive, find_or_generate, real_images
-from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of, watched
-from peers import peer_python
+from harness import FOVEAL, HERE, Bench
+from images import ROOT, cifar10_archive, real_images
+from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of
 from planted_scoring import TARGETS, WRONG_LABEL_PRECISION
+from training_parts import against_bare_loop, against_fastai, frozen_features, waiting_for_data
 
-HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "latest.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by bench/run.py --write-docs -->", "<!-- end of figures -->"
 HEAVY = ("torch", "torchvision", "timm", "lightning", "kornia", "matplotlib", "sklearn", "scipy", "pandas", "pyarrow")
-FOVEAL = [sys.executable, "-m", "foveal"]
-QUICK = ["model.name=resnet18", "model.weights=none", "data.image_size=32", "train.epochs=1", "train.batch_size=64"]
-
-
-class Bench:
-    """What the measurements share.
-
-    Args:
-        rounds: how often each comparison is repeated.
-        steps: training steps a round, or None for whole epochs.
-        scratch: a folder for images, caches and runs.
-    """
-
-    def __init__(self, rounds: int, steps: int | None, scratch: Path) -> None:
-        self.rounds, self.scratch = rounds, scratch
-        self.steps = ["--steps", str(steps)] if steps else []
-        self.images = find_or_generate(scratch)
-        self.environment = {**os.environ, "FOVEAL_CACHE_DIR": str(scratch / "cache")}
-        self._runs: list[Path] = []
-
-    def quick_run(self, number: int) -> Path:
-        """The first or second of two equal runs on an empty cache folder, trained when asked for."""
-        while len(self._runs) <= number:
-            run = self.scratch / f"run{len(self._runs)}"
-            settings = [text for setting in QUICK for text in ("--set", setting)]
-            run_json([*FOVEAL, "train", str(self.images), "--out", str(run), "--json", *settings], self.environment)
-            self._runs.append(run)
-        return self._runs[number]
-
-    def planted(self, *options: str) -> dict[str, Any]:
-        """What `planted_recall.py` says of the planted set, which is made when first asked for."""
-        source, images = real_images(), self.scratch / "planted" / "set"
-        if source is None:
-            raise NotMeasuredError("there is no sign_digits in $FOVEAL_DATA")
-        if not images.is_dir():
-            watched([sys.executable, str(HERE / "planted.py"), str(source), str(images)], self.environment)
-        script = [sys.executable, str(HERE / "planted_recall.py"), str(images), *options]
-        file = images.parent / "audit" / "recall.json"
-        if file.is_file():
-            script.append("--score-only")
-        watched(script, self.environment, allowed=(0, 1))  # 1 where a target is missed
-        said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return said
-
-    def loop(self, *options: str) -> dict[str, Any]:
-        """One run of `foveal_loop.py`."""
-        command = [sys.executable, str(HERE / "foveal_loop.py"), str(self.images), *self.steps, *options]
-        return run_json(command, self.environment)
-
-
-def against_bare_loop(bench: Bench) -> list[Figure]:
-    """The training loop, foveal's and a bare PyTorch one."""
-    figures: list[Figure] = []
-    for precision in ("auto", "fp32"):
-        if figures and figures[0].name.endswith("fp32"):
-            break  # fp32 is the default on this machine
-        said = bench.loop("--precision", precision, "--rounds", str(bench.rounds))
-        figures.append(
-            Figure(
-                key="a",
-                name=f"training, foveal / bare PyTorch loop, {said['precision']}",
-                values=ratios(said["foveal"], said["bare"]),
-                at_least=0.95,
-                detail={"foveal images/s": said["foveal"], "bare images/s": said["bare"]},
-            )
-        )
-    return figures
-
-
-def against_fastai(bench: Bench) -> list[Figure]:
-    """The training loop, foveal's and fastai's, both as processes of their own."""
-    python = peer_python()
-    fastai_command = [str(python), str(HERE / "fastai_loop.py"), str(bench.images), *bench.steps]
-    sides: dict[str, Callable[[], float]] = {
-        "fastai": lambda: median(run_json(fastai_command, bench.environment)["fastai"]),
-        "foveal": lambda: median(bench.loop("--alone", "--rounds", "1")["foveal"]),
-        "foveal fp32": lambda: median(bench.loop("--alone", "--rounds", "1", "--precision", "fp32")["foveal"]),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(bench.rounds):
-        for name in list(sides)[:: 1 if number % 2 else -1]:
-            rates[name].append(sides[name]())
-    detail = {f"{name} images/s": values for name, values in rates.items()}
-    names = {"foveal": "training, foveal / fastai, both at their defaults", "foveal fp32": "the same, both in fp32"}
-    return [
-        Figure(key="b", name=words, values=ratios(rates[name], rates["fastai"]), at_least=1.5, detail=detail)
-        for name, words in names.items()
-    ]
 
 
 def help_time(bench: Bench) -> list[Figure]:
@@ -253,6 +165,8 @@ PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "g": planted_set,
     "h": planted_training,
     "i": million_rows,
+    "j": frozen_features,
+    "k": waiting_for_data,
 }
 
 
@@ -295,8 +209,8 @@ def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(PARTS), help="which parts, as in a,c")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="cut training rounds short; for trying the harness")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of a training round; a few, for trying the harness")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/benchmarks.md")
     wanted = parser.parse_args()
     parts = [key.strip() for key in wanted.only.split(",")]
@@ -304,7 +218,7 @@ def main() -> None:
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     from foveal.run_folder import describe_environment
 
-    machine = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "load_before": os.getloadavg()}
+    machine: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "load_before": os.getloadavg()}
     figures, not_measured = measure(parts, wanted.rounds, wanted.steps)
     machine |= describe_environment(seed=0, device="cpu")
     machine |= {"load_after": os.getloadavg(), "real_images": real_images() is not None}
