@@ -16,7 +16,7 @@ from foveal.model.freeze import apply_freeze, set_training_mode
 from foveal.training.config import OptimConfig, ResolvedOptimConfig
 from foveal.training.optim import auto_lr, check_optim, make_optimizer
 
-RATES = {"lr": 0.01, "step_epochs": 1.0}
+RATES = {"lr": 0.01, "weight_decay": 0.05, "step_epochs": 1.0}
 
 
 def settings(**keys: Any) -> ResolvedOptimConfig:

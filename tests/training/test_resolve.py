@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,3 +167,19 @@ def test_the_number_of_workers_follows_the_processors(monkeypatch: pytest.Monkey
     for cpus, workers in ((1, 1), (6, 6), (64, 16)):
         monkeypatch.setattr("foveal.machine.num_cpus", lambda cpus=cpus: cpus)
         assert resolved().data.num_workers == workers
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("adamw", 0.05), ("lion", 0.05), ("sgd", 1e-4), ("adam", 1e-4), ("adagrad", 1e-4)]
+)
+def test_weight_decay_suits_the_way_in_which_the_optimiser_applies_it(name: str, expected: float) -> None:
+    assert resolved(f"optim.name={name}").optim.weight_decay == expected
+    assert resolved(f"optim.name={name}", "optim.weight_decay=0.3").optim.weight_decay == 0.3
+
+
+def test_epochs_are_counted_with_the_batch_that_was_found_to_fit() -> None:
+    wish = ("model.name=test_resnet", "model.weights=none", "data.image_size=32")
+    facts = replace(FACTS, num_train=20_000, num_samples=24_000)
+    usual, largest = resolved(*wish, facts=facts), resolved(*wish, "train.batch_size=largest", facts=facts)
+    assert (usual.train.batch_size, largest.train.batch_size) == (64, 1024)
+    assert (usual.train.epochs, largest.train.epochs) == (7, 40)

@@ -16,7 +16,7 @@ LR = 0.8
 
 
 def settings(**keys: Any) -> ResolvedOptimConfig:
-    return ResolvedOptimConfig.model_validate({"lr": LR, "step_epochs": 1.0} | keys)
+    return ResolvedOptimConfig.model_validate({"lr": LR, "weight_decay": 0.05, "step_epochs": 1.0} | keys)
 
 
 def two_groups(kind: type[torch.optim.Optimizer] = torch.optim.SGD, **arguments: Any) -> torch.optim.Optimizer:

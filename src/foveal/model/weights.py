@@ -135,7 +135,8 @@ def _fill(
         )
     classifier.net.load_state_dict(fitting, strict=False)
     missing = tuple(key for key in own if key not in fitting)
-    left_over = tuple(key for key in state if places.get(key) not in fitting)
+    # Sorted, for a file of safetensors names them in another order every time.
+    left_over = tuple(sorted(key for key in state if places.get(key) not in fitting))
     return replace(origin, num_loaded=len(fitting), not_loaded=missing, left_over=left_over)
 
 
