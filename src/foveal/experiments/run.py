@@ -107,7 +107,7 @@ def execute(run: RunFolder, prepared: Prepared, progress: Progress) -> Outcome:
         progress.say(note)
         run.log_event("note", message=note)
     # A run that was killed before its first checkpoint starts from the weights again, as it did then.
-    resume = any((run.checkpoints / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS))
+    resume = checkpoint.is_begun(run.checkpoints)
     # Before the decoding, which can take an hour: weights may be out of reach, and images too small for the network.
     with run.stage("build model"):
         classifier, origin = _start(config, prepared.manifest, from_checkpoint=resume)
@@ -274,7 +274,7 @@ def _with_features(
     if reason := features_can_be_cached(config, classifier, num_images):
         progress.say(f"The frozen backbone is computed anew in every epoch: {reason}.")
         return data
-    if any((run.checkpoints / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
+    if checkpoint.is_begun(run.checkpoints):
         # A run that goes on was built with random weights, and the features are those of its own.
         classifier.net.load_state_dict(checkpoint.load_last(run.checkpoints)[0]["model"])
     return with_features(data, classifier, config, manifest, ingested.source, _recipe(config), progress)

@@ -8,6 +8,9 @@ from foveal.errors import ConfigError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What mixed precision of each name computes in; None where nothing is mixed."""
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of that name; auto takes a GPU where there is one.

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from foveal.machine import available_memory_bytes
 from foveal.model.build import Classifier
-from foveal.model.devices import choose_device
+from foveal.model.devices import AUTOCAST, choose_device
 from foveal.training.config import ResolvedConfig
 from foveal.training.mishaps import is_out_of_memory
 from foveal.training.optim import make_optimizer
@@ -17,8 +17,6 @@ MOST_IMAGES = 1024
 """Larger batches gain no speed on one device, and cost accuracy."""
 CPU_SHARE = 0.6
 """Of the free memory; a machine whose memory is full swaps long before it says so."""
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def largest_batch_size(classifier: Classifier, config: ResolvedConfig, num_train: int) -> int:
@@ -68,7 +66,7 @@ def _step(
     side = config.data.image_size
     pixels = torch.rand(num_images, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(num_images, dtype=torch.int64, device=device)
-    autocast = _AUTOCAST[config.train.precision]
+    autocast = AUTOCAST[config.train.precision]
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
         logits = classifier(pixels)
     optimizer.zero_grad(set_to_none=True)

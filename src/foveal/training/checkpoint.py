@@ -68,6 +68,11 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a run has written a checkpoint to go on from, damaged or not."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
     """The newest whole checkpoint of a run.
 

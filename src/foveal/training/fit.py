@@ -8,7 +8,7 @@ import math
 import shlex
 import signal
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from foveal.errors import InterruptedRunError
 from foveal.files import write_csv
 from foveal.inference import predict_logits
 from foveal.model.build import Classifier
+from foveal.model.devices import AUTOCAST
 from foveal.progress import Bar, Progress
 from foveal.run_folder import RunFolder
 from foveal.training import checkpoint
@@ -34,7 +35,6 @@ from foveal.training.state import Position, TrainingData
 from foveal.training.step import Stepper
 from foveal.training.watch import Watch
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NOT_FINITE_LAG_STEPS = 2
 LEAST_SECONDS_FOR_ADVICE = 30.0
 """Of training, below which nothing can be gained."""
@@ -222,8 +222,7 @@ class _Loop:
     def validate(self) -> dict[str, Any]:
         running = RunningMetrics(len(self.data.class_names), self.device)
         autocast = AUTOCAST[self.config.train.precision]
-        average = self.stepper.average
-        with nullcontext() if average is None else average.swapped(self.classifier.net):
+        with self.stepper.averaged():
             self.processes.share_buffers(self.classifier.net)
             for batch, logits in predict_logits(
                 self.data.head or self.classifier, self.data.val, self.device, autocast
@@ -288,8 +287,7 @@ class _Loop:
             return
         position.best, position.best_epoch = figure, position.epoch + 1
         if self.processes.is_leader:
-            average = self.stepper.average
-            with nullcontext() if average is None else average.swapped(self.classifier.net):
+            with self.stepper.averaged():
                 checkpoint.save(
                     self.run.checkpoints / checkpoint.BEST,
                     {"model": self.classifier.net.state_dict(), "epoch": position.best_epoch, "row": row},

@@ -16,12 +16,11 @@ from foveal.data.manifest import Manifest
 from foveal.data.reading import Recipe
 from foveal.data.store import PixelSource, StoredFeatures
 from foveal.model.build import Classifier
+from foveal.model.devices import AUTOCAST
 from foveal.model.feature_store import cached_features
 from foveal.progress import Progress
 from foveal.training.config import ResolvedConfig
 from foveal.training.state import TrainingData
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def features_can_be_cached(config: ResolvedConfig, classifier: Classifier, num_images: int) -> str:
@@ -133,8 +132,7 @@ class FeatureBatches(Batches):
         self._features, self._num_workers = features, 1
 
     def _make(self, part: slice) -> Batch:
-        rows = self._rows[part]
-        return Batch(torch.from_numpy(self._features.take(rows)), torch.from_numpy(self._labels[part]), rows)
+        return _batch(self._features, self._rows[part], self._labels[part])
 
 
 class FeatureTrainingBatches(TrainingBatches):
@@ -153,5 +151,8 @@ class FeatureTrainingBatches(TrainingBatches):
         self, epoch: int, places: NDArray[np.int64], part: NDArray[np.int64], shifts: NDArray[np.float64]
     ) -> Batch:
         del epoch, places, shifts  # they decide of what is seen of an image, and all of it has been seen
-        rows = self._rows[part]
-        return Batch(torch.from_numpy(self._features.take(rows)), torch.from_numpy(self._labels[part]), rows)
+        return _batch(self._features, self._rows[part], self._labels[part])
+
+
+def _batch(features: StoredFeatures, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Batch:
+    return Batch(torch.from_numpy(features.take(rows)), torch.from_numpy(labels), rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from foveal.machine import num_cpus
+from foveal.machine import num_cpus, ram_bytes
 from foveal.training.config import ResolvedConfig
 
 MIB = 1 << 20
@@ -164,18 +164,6 @@ def peak_resident_bytes() -> int | None:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(most if sys.platform == "darwin" else most * 1024) or None
-
-
-def ram_bytes() -> int | None:
-    """What this process may use of the machine's memory, in bytes: its control group's limit, or all there is."""
-    total = None
-    if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names):
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            limit = int((Path("/sys/fs/cgroup") / name).read_text())
-            total = min(limit, total) if total else limit
-    return total
 
 
 def gpu_bytes(device: torch.device) -> int | None:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,11 +110,12 @@ class Stepper:
     def begin_epoch(self, epoch: int) -> None:
         """Set what trains in this epoch, counted from 0, and everything into its mode of training."""
         freeze = freeze_at(self.config.model, epoch)
-        apply_freeze(self.classifier, freeze)
+        if freeze != self._freeze:
+            apply_freeze(self.classifier, freeze)
+            if freeze != "none" or self._freeze:
+                self._tell(f"model.freeze={freeze}: {freeze_sentence(self.classifier)}.")
+            self._freeze = freeze
         set_training_mode(self.classifier)
-        if freeze != self._freeze and (freeze != "none" or self._freeze):
-            self._tell(f"model.freeze={freeze}: {freeze_sentence(self.classifier)}.")
-        self._freeze = freeze
 
     def step(self, batch: Batch, position: Position) -> Stepped:
         """Do one step.
@@ -141,6 +143,10 @@ class Stepper:
         position.lr = max(float(group["lr"]) for group in self.optimizer.param_groups)
         self.schedule.step()
         return stepped
+
+    def averaged(self) -> AbstractContextManager[object]:
+        """While it holds, the network has the weights that count: their average, where one is kept."""
+        return nullcontext() if self.average is None else self.average.swapped(self.classifier.net)
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must hold of it."""
