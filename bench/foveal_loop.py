@@ -29,7 +29,7 @@ from foveal.config import load
 from foveal.data.augment import Augmentation
 from foveal.data.batches import Batch, Batches, TrainingBatches
 from foveal.data.ingest import Recipe, ingest
-from foveal.experiments.run import draw_split, prepare
+from foveal.experiments.preparing import draw_split, prepare
 from foveal.model.build import build
 from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD
 from foveal.pixels.policy import PixelPolicy, to_square

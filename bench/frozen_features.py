@@ -26,7 +26,7 @@ from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
 from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
-from foveal.experiments.run import draw_split, prepare
+from foveal.experiments.preparing import draw_split, prepare
 from foveal.model.build import Classifier, build
 from foveal.model.weights import load_weights
 from foveal.pixels.policy import PixelPolicy

@@ -40,6 +40,12 @@ TAKES = {
     "clean": COMMON - {"--config", "--seed", "--device"},  # it has a policy, and draws nothing
     "split": COMMON - {"--device"},
     "preview": COMMON - {"--device"},
+    "tune": COMMON,
+    "crossval": COMMON,
+    "ensemble": COMMON,
+    "compare": COMMON,
+    "extend": COMMON,
+    "probe": COMMON,
 }
 
 

@@ -17,7 +17,11 @@ import foveal
 from foveal.data.batches import Batches
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.inference import Prediction, Predictor, predict_logits
-from foveal.model.bundle import read_bundle
+from foveal.metrics import softmax
+from foveal.model.build import Architecture, build
+from foveal.model.bundle import read_bundle, update_bundle, write_bundle
+from foveal.model.ensemble_bundle import write_ensemble
+from foveal.model.voting import Vote
 from foveal.pixels.policy import decode, to_square, to_store
 
 
@@ -246,13 +250,13 @@ def test_logits_of_stored_images_are_those_of_the_files(
     geometry = read_bundle(tiny_bundle).spec.preprocessing.geometry()
     source = [to_store(decode(file).pixels, geometry) for file in files]
     rows = np.arange(len(files))
-    logits = predictor.logits(Batches(source, rows, rows, geometry, batch_size=8))  # type: ignore[arg-type]
+    logits = predictor.logits([source], rows, batch_size=8, num_workers=1)
     assert logits.dtype == np.float32
     exponents = np.exp(logits.astype(np.float64) / 1.5)
     np.testing.assert_allclose(
         exponents / exponents.sum(axis=1, keepdims=True), probabilities(predictor(files)), atol=1e-5
     )
-    none = predictor.logits(Batches(source, rows[:0], rows[:0], geometry, batch_size=8))  # type: ignore[arg-type]
+    none = predictor.logits([source], rows[:0], batch_size=8, num_workers=1)
     assert none.shape == (0, 3)
 
 
@@ -272,17 +276,116 @@ def test_latency_is_that_of_one_image_at_a_time(
     predictor: Predictor, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    forward = predictor._classifier.forward
+    forward = predictor.members[0].classifier.forward
 
     def slow(pixels: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(pixels.shape))
         time.sleep(1.0 if len(shapes) == 1 else 0.02)  # the first is the warm-up, which does not count
         return forward(pixels)
 
-    monkeypatch.setattr(predictor._classifier, "forward", slow)
+    monkeypatch.setattr(predictor.members[0].classifier, "forward", slow)
     found = predictor.measure_latency([*files[:5], files[0].parent / "missing.png"])
     assert shapes == [(1, 3, 32, 32)] * 6
     assert found
     assert 20.0 <= found["p50"] <= found["p95"] < 500.0
     assert predictor.measure_latency([]) is None
     assert predictor.measure_latency([files[0].parent / "missing.png"]) is None
+
+
+@pytest.fixture
+def ensemble_of_two(tiny_bundle: Path, tmp_path: Path) -> dict[str, Path]:
+    """Two networks of other sizes, colours under transparency and temperatures, and their three votes."""
+    first = read_bundle(tiny_bundle)
+    torch.manual_seed(2)
+    classifier = build(Architecture(name="test_resnet", num_classes=3, image_size=48))
+    state = {
+        key: 8 * value if key.endswith("fc.weight") else value for key, value in classifier.net.state_dict().items()
+    }
+    spec = first.spec.model_dump(exclude={"format_version", "foveal_version", "files"})
+    spec |= {"architecture": classifier.architecture.spec(), "temperature": 0.8}
+    spec["preprocessing"] |= {"size_px": 48, "store_px": 56, "background": (0, 0, 0)}
+    second = write_bundle(tmp_path / "second", spec, state)
+    paths = {"first": first.path, "second": second.path}
+    for vote in VOTES:
+        paths[vote] = tmp_path / vote
+        write_ensemble(paths[vote], [first, second], ["a", "b"], vote=vote, weights=[0.25, 0.75])
+        update_bundle(paths[vote], temperature=0.6)
+    return paths
+
+
+VOTES: tuple[Vote, ...] = ("soft", "majority", "weighted")
+
+
+def sharpened(mixed: np.ndarray) -> np.ndarray:
+    """A mixture after a temperature of 0.6."""
+    powers = mixed ** (1 / 0.6)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_an_ensemble_is_the_vote_of_its_members(
+    ensemble_of_two: dict[str, Path], files: list[Path], tmp_path: Path, tta: str
+) -> None:
+    """Each member sees the image at its own size and on its own background, as it does alone."""
+    see_through = tmp_path / "see-through.png"
+    Image.effect_noise((40, 40), 90).convert("RGBA").save(see_through)
+    half = Image.open(see_through)
+    half.putalpha(Image.linear_gradient("L").resize((40, 40)))
+    half.save(see_through)
+    images = [*files[:9], see_through]
+
+    def said(name: str) -> np.ndarray:
+        return probabilities(Predictor(ensemble_of_two[name], device="cpu", batch_size=4, tta=tta)(images))
+
+    first, second = said("first"), said("second")
+    assert (first.argmax(axis=1) != second.argmax(axis=1)).any(), "they differ, so that the vote has something to do"
+    np.testing.assert_allclose(said("soft"), sharpened((first + second) / 2), atol=2e-6)
+    np.testing.assert_allclose(said("weighted"), sharpened(first / 4 + second * 3 / 4), atol=2e-6)
+    votes = np.eye(3)[first.argmax(axis=1)] + np.eye(3)[second.argmax(axis=1)]
+    np.testing.assert_allclose(said("majority"), sharpened((votes + (first + second) / 2) / 3), atol=2e-6)
+
+
+def test_an_ensemble_says_the_same_of_stored_images(ensemble_of_two: dict[str, Path], files: list[Path]) -> None:
+    predictor = Predictor(ensemble_of_two["weighted"], device="cpu")
+    sources: list[Any] = [[to_store(decode(f).pixels, member.geometry) for f in files] for member in predictor.members]
+    rows = np.arange(len(files))
+    logits = predictor.logits(sources, rows, batch_size=8, num_workers=1).astype(np.float64)
+    expected = probabilities(predictor(files))
+    np.testing.assert_allclose(softmax(logits, predictor.temperature), expected, atol=1e-5)
+    by_member = predictor.member_probabilities(sources, rows, batch_size=8, num_workers=1)
+    for name, found in zip(("first", "second"), by_member, strict=True):
+        np.testing.assert_allclose(
+            found, probabilities(Predictor(ensemble_of_two[name], device="cpu")(files)), atol=1e-5
+        )
+
+
+def test_one_bad_image_fails_alone_in_an_ensemble(ensemble_of_two: dict[str, Path], files: list[Path]) -> None:
+    predictor = Predictor(ensemble_of_two["soft"], device="cpu", batch_size=4)
+    found = predictor([*files[:3], files[0].parent / "missing.png", *files[3:6]])
+    assert isinstance(found, list)
+    assert [prediction.status for prediction in found] == ["ok"] * 3 + ["failed"] + ["ok"] * 3
+    assert found.pop(3).reason == "no such file"
+    np.testing.assert_allclose(probabilities(found), probabilities(predictor(files[:6])), atol=1e-6)
+    assert predictor.measure_latency([*files[:2], "missing.png"])
+    assert predictor.measure_latency(["missing.png"]) is None
+
+
+def test_the_verbs_take_an_ensemble(ensemble_of_two: dict[str, Path], make_images: Any, tmp_path: Path) -> None:
+    data = make_images(tmp_path / "data", num_per_class=3)
+    done = foveal.evaluate(ensemble_of_two["soft"], data, out=tmp_path / "evaluation", device="cpu")
+    expected = probabilities(Predictor(ensemble_of_two["soft"], device="cpu")(sorted(data.rglob("*.*"))))
+    assert done.metrics.num_images == 9
+    assert done.metrics.temperature == 0.6
+    assert foveal.predict(ensemble_of_two["soft"], [data], out=tmp_path / "p.csv", device="cpu").num_ok == 9
+    labels = np.repeat(np.arange(3), 3)
+    assert done.metrics.accuracy == pytest.approx(float((expected.argmax(axis=1) == labels).mean()))
+
+
+def test_an_ensemble_is_no_start_for_a_training(
+    ensemble_of_two: dict[str, Path], make_images: Any, tmp_path: Path
+) -> None:
+    data = make_images(tmp_path / "data", num_per_class=6)
+    weights = f"model.weights={ensemble_of_two['soft']}"
+    with pytest.raises(ArtifactError, match="is an ensemble, and one network is wanted here") as caught:
+        foveal.train(data, tmp_path / "run", overrides=["model.name=test_resnet", "data.image_size=32", weights])
+    assert "members/0" in caught.value.fix

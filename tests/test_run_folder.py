@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from foveal.errors import ArtifactError
-from foveal.run_folder import RunFolder, describe_environment, is_run_folder, open_run
+from foveal.errors import ArtifactError, ConfigError
+from foveal.run_folder import ExperimentFolder, RunFolder, describe_environment, is_run_folder, open_run
 
 HOLD = """
 import sys; from pathlib import Path; from foveal.run_folder import RunFolder
@@ -108,3 +108,27 @@ def test_the_environment_says_what_ran(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found["packages"]["numpy"].split(".")[0] == "2"
     assert found["num_cpus"] >= 1
     assert found["cpu"]
+
+
+def test_an_experiment_goes_on_with_its_own_settings_only(tmp_path: Path) -> None:
+    folder = ExperimentFolder(tmp_path / "study")
+    folder.prepare()
+    settings = {"data": "photos", "config": {"seed": 1}, "folds": (1, 2)}
+    assert not folder.begin("crossval", settings)
+    folder.run("fold-1").prepare()
+    assert folder.begin("crossval", settings)
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        folder.begin("crossval", {**settings, "data": "others"})
+    assert caught.value.problems == ("data: it has 'photos', and 'others' is asked for",)
+    assert folder.run("fold-1").path.is_dir()
+    (folder.path / "notes.txt").write_text("mine")
+    assert not folder.begin("tune", {"data": "others"}, force=True)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["experiment.json", "notes.txt"]
+
+
+def test_an_experiment_takes_no_folder_of_others(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(ArtifactError, match=r"holds no experiment of foveal: thesis\.tex"):
+            ExperimentFolder(tmp_path).begin("tune", {}, force=force)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"

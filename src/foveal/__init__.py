@@ -12,27 +12,41 @@ from foveal.version import __version__
 if TYPE_CHECKING:
     from foveal.api.audit import audit
     from foveal.api.clean import clean
+    from foveal.api.compare import compare
+    from foveal.api.crossval import crossval
     from foveal.api.demo import demo
+    from foveal.api.ensemble import ensemble
     from foveal.api.evaluate import evaluate
+    from foveal.api.extend import extend
     from foveal.api.models import models
     from foveal.api.predict import predict
     from foveal.api.preview import preview
+    from foveal.api.probe import probe
     from foveal.api.split import split
+    from foveal.api.sweep import sweep
     from foveal.api.train import check, plan, train
+    from foveal.api.tune import tune
     from foveal.inference import Predictor
 
 _HOMES = {
     "audit": "foveal.api.audit",
     "check": "foveal.api.train",
     "clean": "foveal.api.clean",
+    "compare": "foveal.api.compare",
+    "crossval": "foveal.api.crossval",
     "demo": "foveal.api.demo",
+    "ensemble": "foveal.api.ensemble",
     "evaluate": "foveal.api.evaluate",
+    "extend": "foveal.api.extend",
     "models": "foveal.api.models",
     "plan": "foveal.api.train",
     "predict": "foveal.api.predict",
     "preview": "foveal.api.preview",
+    "probe": "foveal.api.probe",
     "split": "foveal.api.split",
+    "sweep": "foveal.api.sweep",
     "train": "foveal.api.train",
+    "tune": "foveal.api.tune",
     "Predictor": "foveal.inference",
 }
 
@@ -42,14 +56,21 @@ __all__ = [
     "audit",
     "check",
     "clean",
+    "compare",
+    "crossval",
     "demo",
+    "ensemble",
     "evaluate",
+    "extend",
     "models",
     "plan",
     "predict",
     "preview",
+    "probe",
     "split",
+    "sweep",
     "train",
+    "tune",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The run folder: all that passes between stages, and who may write to it.
+"""Run and experiment folders: all that passes between stages, and who may write to them.
 
 ```
 RUN/
@@ -8,13 +8,16 @@ RUN/
 ```
 """
 
+import json
 import math
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,29 +25,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foveal.errors import ArtifactError
+from foveal.errors import ArtifactError, ConfigError
 from foveal.files import read_json, to_json, write_json
 
 _PACKAGES = (
     "foveal", "torch", "torchvision", "timm", "lightning", "kornia", "numpy", "pillow", "scikit-learn", "pyarrow",
 )  # fmt: skip
+_EXPERIMENT_FOLDERS = ("runs", "bundle", "evaluation", "plots")
+_EXPERIMENT_FILES = (
+    "experiment.json", "manifest.parquet", "log.jsonl", "timings.json", "summary.json", "report.html",
+    "out_of_fold.parquet", "models.csv", "study.db", "best.yaml",
+)  # fmt: skip
+
+_EXPERIMENT_RESULTS = ("manifest.parquet", "summary.json", "study.db", "models.csv", "evaluation", "bundle")
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Where everything of one run lies. Creating the object touches nothing; `prepare` makes the folder."""
+class WorkFolder:
+    """A folder that one process at a time works in, with its events and the time of its stages.
+
+    Creating the object touches nothing; `prepare` makes the folder.
+    """
 
     path: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def env(self) -> Path:
-        """Versions, git, hardware, seed."""
-        return self.path / "env.json"
 
     @property
     def manifest(self) -> Path:
@@ -57,14 +60,109 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
-    def metrics(self) -> Path:
-        """One row an epoch."""
-        return self.path / "metrics.csv"
-
-    @property
     def timings(self) -> Path:
         """Wall and CPU seconds a stage."""
         return self.path / "timings.json"
+
+    @property
+    def bundle(self) -> Path:
+        """The deployable folder."""
+        return self.path / "bundle"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.path / "report.html"
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written to, before any work.
+
+        Raises:
+            ArtifactError: it cannot be made or written to.
+        """
+        probe = self.path / f".write-test-{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise ArtifactError(
+                f"The folder {self.path} cannot be written to: {error.strerror or error}.",
+                fix="choose another --out, or mend the folder's permissions.",
+            ) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process alone; the lock falls with the process, however it ends.
+
+        Raises:
+            ArtifactError: another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no advisory locks of this kind
+            yield
+            return
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                raise ArtifactError(
+                    f"Another process ({stream.read().strip() or 'unknown'}) is working in {self.path}.",
+                    fix="wait for it to end, or choose another --out.",
+                ) from error
+            except OSError as error:
+                raise ArtifactError(
+                    f"The folder {self.path} cannot be locked: {error.strerror or error}.",
+                    fix="choose an --out on a disk of this machine; not every network disk has locks.",
+                ) from error
+            stream.truncate(0)
+            stream.write(f"pid {os.getpid()}")
+            stream.flush()
+            yield
+
+    def log_event(self, event: str, **fields: Any) -> None:
+        """Append one event to log.jsonl; a number that is not finite is null there, as JSON has no word for it."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(to_json({"time": now(), "event": event, **finite}) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the run and write it to timings.json, also when it fails."""
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        try:
+            yield
+        finally:
+            timings = read_json(self.timings) if self.timings.exists() else {}
+            row = timings.setdefault(name, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
+            row["wall_seconds"] = round(row["wall_seconds"] + time.perf_counter() - wall, 3)
+            row["cpu_seconds"] = round(row["cpu_seconds"] + cpu_seconds() - cpu, 3)
+            write_json(self.timings, timings)
+
+
+@dataclass(frozen=True)
+class RunFolder(WorkFolder):
+    """Where everything of one run lies."""
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def env(self) -> Path:
+        """Versions, git, hardware, seed."""
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch."""
+        return self.path / "metrics.csv"
 
     @property
     def model_summary(self) -> Path:
@@ -91,80 +189,13 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def bundle(self) -> Path:
-        """The deployable folder."""
-        return self.path / "bundle"
-
-    @property
     def looks(self) -> Path:
         """How often each split was evaluated, and when."""
         return self.path / "evaluation" / "looks.json"
 
-    @property
-    def report(self) -> Path:
-        """The self-contained page."""
-        return self.path / "report.html"
-
     def evaluation(self, split: str) -> Path:
         """Folder of one split's metrics.json, predictions.parquet and plots."""
         return self.path / "evaluation" / split
-
-    def prepare(self) -> None:
-        """Make the folder and prove that it can be written to, before any work.
-
-        Raises:
-            ArtifactError: it cannot be made or written to.
-        """
-        probe = self.path / f".write-test-{os.getpid()}"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"x")
-            probe.unlink()
-        except OSError as error:
-            raise ArtifactError(
-                f"The run folder {self.path} cannot be written to: {error.strerror or error}.",
-                fix="choose another --out, or mend the folder's permissions.",
-            ) from error
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run folder for this process alone; the lock falls with the process, however it ends.
-
-        Raises:
-            ArtifactError: another process holds it.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no advisory locks of this kind
-            yield
-            return
-        with (self.path / ".lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                raise ArtifactError(
-                    f"Another process ({stream.read().strip() or 'unknown'}) is working in {self.path}.",
-                    fix="wait for it to end, or choose another --out.",
-                ) from error
-            except OSError as error:
-                raise ArtifactError(
-                    f"The run folder {self.path} cannot be locked: {error.strerror or error}.",
-                    fix="choose an --out on a disk of this machine; not every network disk has locks.",
-                ) from error
-            stream.truncate(0)
-            stream.write(f"pid {os.getpid()}")
-            stream.flush()
-            yield
-
-    def log_event(self, event: str, **fields: Any) -> None:
-        """Append one event to log.jsonl; a number that is not finite is null there, as JSON has no word for it."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in fields.items()
-        }
-        with self.log.open("a", encoding="utf-8") as stream:
-            stream.write(to_json({"time": now(), "event": event, **finite}) + "\n")
 
     def count_look(self, split: str, verb: str) -> int:
         """Note that `split` was evaluated by `verb`; returns how often it now has been.
@@ -176,18 +207,94 @@ class RunFolder:
         write_json(self.looks, looks)
         return len(looks[split])
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of the run and write it to timings.json, also when it fails."""
-        wall, cpu = time.perf_counter(), cpu_seconds()
-        try:
-            yield
-        finally:
-            timings = read_json(self.timings) if self.timings.exists() else {}
-            row = timings.setdefault(name, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
-            row["wall_seconds"] = round(row["wall_seconds"] + time.perf_counter() - wall, 3)
-            row["cpu_seconds"] = round(row["cpu_seconds"] + cpu_seconds() - cpu, 3)
-            write_json(self.timings, timings)
+
+@dataclass(frozen=True)
+class ExperimentFolder(WorkFolder):
+    """Where everything of an experiment lies: its data and settings, its runs, and what they come to.
+
+    ```
+    DIR/
+      experiment.json  manifest.parquet  log.jsonl  timings.json  summary.json  report.html
+      runs/NAME/       run folders             bundle/         what the experiment chose or made
+    ```
+    """
+
+    @property
+    def settings(self) -> Path:
+        """What was asked for, so that the same command goes on and another is refused."""
+        return self.path / "experiment.json"
+
+    @property
+    def summary(self) -> Path:
+        """A row a fold, trial, member or model."""
+        return self.path / "summary.json"
+
+    def run(self, name: str) -> RunFolder:
+        """One of its runs, which may not have begun."""
+        return RunFolder(self.path / "runs" / name)
+
+    def begin(self, verb: str, settings: Mapping[str, Any], *, force: bool = False) -> bool:
+        """Take the folder for an experiment, new or begun; call it with the lock held.
+
+        Args:
+            verb: what works here.
+            settings: plain values that decide what comes out; the number of trials or folds still to do is none.
+            force: whether to remove what an earlier experiment left, and to start anew.
+
+        Returns:
+            Whether the experiment had begun before, with these same settings.
+
+        Raises:
+            ConfigError: the folder holds an experiment that was begun with other settings.
+            ArtifactError: the folder holds something else.
+        """
+        asked = json.loads(to_json({"verb": verb, **settings}))
+        held = self._held_settings()
+        # A start that was refused, as for too few images, left nothing that a corrected command could spoil.
+        if held is not None and not force and not (held.get("verb") == verb and self._is_bare()):
+            if held == asked:
+                return True
+            raise ConfigError(
+                f"{self.path} holds an experiment that was begun with other settings.",
+                problems=[
+                    f"{key}: it has {held.get(key)!r}, and {asked.get(key)!r} is asked for"
+                    for key in dict.fromkeys([*held, *asked])
+                    if held.get(key) != asked.get(key)
+                ],
+                fix="give the same settings to go on with it, choose another --out, or start anew by --force.",
+            )
+        if held is None and (foreign := self._foreign()):
+            raise ArtifactError(
+                f"{self.path} is not empty, and holds no experiment of foveal: {', '.join(foreign[:5])}.",
+                fix="choose another --out.",
+            )
+        self._clear()
+        write_json(self.settings, asked)
+        return False
+
+    def _held_settings(self) -> dict[str, Any] | None:
+        if not self.settings.is_file():
+            return None
+        held = read_json(self.settings)
+        return held if isinstance(held, dict) else {}
+
+    def _is_bare(self) -> bool:
+        """Whether no work was done here yet."""
+        runs = self.path / "runs"
+        return not any((self.path / name).exists() for name in _EXPERIMENT_RESULTS) and not (
+            runs.is_dir() and any(runs.iterdir())
+        )
+
+    def _foreign(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.name not in {".lock", "log.jsonl"})
+
+    def _clear(self) -> None:
+        """Remove what an experiment has written, by name: nothing else is touched."""
+        for name in _EXPERIMENT_FOLDERS:
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for name in _EXPERIMENT_FILES:
+            (self.path / name).unlink(missing_ok=True)
 
 
 def now() -> str:
@@ -212,7 +319,8 @@ def describe_environment(*, seed: int, device: str) -> dict[str, Any]:
         "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "device": device,
         "seed": seed,
-        "command": sys.argv,
+        # A database's URL may hold a password, and a run is given to others.
+        "command": [re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", word) for word in sys.argv],
     }
 
 

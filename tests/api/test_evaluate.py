@@ -111,7 +111,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_by_name_before_decoding
         raise AssertionError("work was begun")
 
     with monkeypatch.context() as patch:
-        patch.setattr("foveal.api.evaluate.ingest", decoded)
+        patch.setattr("foveal.evaluation.sources.ingest", decoded)
         with pytest.raises(DataError, match="'2', '10', 'b'") as caught:
             evaluate(run / "bundle", data, out=tmp_path / "e")
     assert caught.value.problems == ("class 'lynx'",)

@@ -37,7 +37,7 @@ def nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("foveal.experiments.run.ingest", decoded)
+    monkeypatch.setattr("foveal.experiments.preparing.ingest", decoded)
 
 
 @pytest.mark.usefixtures("nothing_is_decoded")

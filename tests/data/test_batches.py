@@ -368,17 +368,3 @@ def test_a_pipeline_that_makes_no_equal_squares_is_refused(made: Any, came: str)
     with pytest.raises(ConfigError, match=came):
         list(training(per_image=made).epoch(0))
     assert no_threads_left()
-
-
-@pytest.mark.parametrize("num_parts", [1, 2, 3, 5, 8, 11])
-def test_a_batch_splits_into_nearly_equal_parts_in_order(num_parts: int) -> None:
-    (batch,) = training(num_rows=8).epoch(0)
-    parts = batch.split(num_parts)
-    sizes = [len(part) for part in parts]
-    assert len(parts) == min(num_parts, 8)
-    assert min(sizes) >= 1
-    assert max(sizes) - min(sizes) <= 1
-    assert np.concatenate([part.rows for part in parts]).tolist() == batch.rows.tolist()
-    assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
-    assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
-    assert all(part.images.is_contiguous(memory_format=torch.channels_last) for part in parts)

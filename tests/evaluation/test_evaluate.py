@@ -76,11 +76,11 @@ def test_a_split_is_predicted_in_the_order_of_its_rows(tiny_bundle: Path) -> Non
     predictor = Predictor(tiny_bundle, device="cpu")
     names = list(predictor.class_names)
     manifest = manifest_of([names[i % 3] for i in range(150)], split=["test" if i % 2 else "train" for i in range(150)])
-    said = predict_split(predictor, manifest, Pixels(150), "test", num_workers=2)
+    said = predict_split(predictor, manifest, [Pixels(150)], "test", num_workers=2)
     assert said.rows.tolist() == list(range(1, 150, 2))
     assert said.labels.tolist() == [i % 3 for i in range(1, 150, 2)]
     alone = [
-        predict_split(predictor, manifest.take(np.array([row])), [Pixels(150)[row]], "test", num_workers=1).logits[0]
+        predict_split(predictor, manifest.take(np.array([row])), [[Pixels(150)[row]]], "test", num_workers=1).logits[0]
         for row in (1, 71, 149)
     ]
     assert np.abs(said.logits[[0, 35, 74]] - np.stack(alone)).max() < 1e-4

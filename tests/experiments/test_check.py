@@ -17,7 +17,7 @@ from foveal.experiments import check_data
 from foveal.experiments.check import LEARNING_RATE, NETWORK, ONE_BATCH, SHUFFLED_LABELS, TRUE_LABELS, check_classifier
 from foveal.experiments.check_data import CheckData, read_check_data
 from foveal.experiments.check_network import look_at_network
-from foveal.experiments.run import prepare
+from foveal.experiments.preparing import prepare
 from foveal.model.build import Classifier, build
 from foveal.progress import Silence
 from foveal.training.config import Config, ResolvedConfig

@@ -94,7 +94,7 @@ def test_what_is_not_there_is_said_before_anything_is_decoded(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("foveal.experiments.run.ingest", refuse)
+    monkeypatch.setattr("foveal.experiments.preparing.ingest", refuse)
     wrong: list[tuple[str, type[Exception], str]] = [
         ("train.class_weights={lion: 2, b: 1}", ConfigError, "class_weights"),
         ("train.devices=64", ConfigError, "devices"),

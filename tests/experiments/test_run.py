@@ -18,7 +18,8 @@ from foveal.api.train import train
 from foveal.config import load
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
-from foveal.experiments.run import changed_images, draw_split, execute, prepare
+from foveal.experiments.preparing import changed_images, draw_split, prepare
+from foveal.experiments.run import execute
 from foveal.files import sha256_file
 from foveal.metrics import SplitMetrics
 from foveal.progress import Silence
@@ -185,7 +186,7 @@ def test_what_can_be_refused_is_refused_before_a_single_image_is_decoded(
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr("foveal.experiments.run.ingest", decoded)
+    monkeypatch.setattr("foveal.experiments.preparing.ingest", decoded)
     cases: list[tuple[list[str], type[Exception], str]] = [
         (["model.weights=pretrained"], ArtifactError, "not in the local cache"),
         (["model.weights=/nowhere/w.pth"], ArtifactError, "/nowhere/w.pth"),

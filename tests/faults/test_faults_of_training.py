@@ -116,7 +116,7 @@ def test_row_5_a_folder_that_cannot_be_written_is_told_before_any_work(
     images, run = make_images(tmp_path / "images", CLASSES, num_per_class=4), place(tmp_path)
     done = CliRunner().invoke(app, ["train", str(images), "--out", str(run), *flags()])
     assert done.exit_code == 1
-    assert f"The run folder {run} cannot be written to" in " ".join(done.stderr.split())
+    assert f"The folder {run} cannot be written to" in " ".join(done.stderr.split())
     assert not Path(os.environ["FOVEAL_CACHE_DIR"]).exists(), "nothing was decoded"
 
 

@@ -85,6 +85,29 @@ def test_killed_within_an_epoch_and_at_its_end_it_comes_to_the_same_end(images: 
     assert [len(looks[split]) for split in SPLITS] == [1, 1, 1]
 
 
+def test_killed_between_the_files_of_a_frozen_backbone_it_comes_to_the_same_end(images: Path, tmp_path: Path) -> None:
+    frozen = ["--set", "model.freeze=all", "--set", "augment.policy=none"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert CliRunner().invoke(app, [*words(images, whole), *frozen]).exit_code == 0
+    resume = ["train", "--out", str(run), "--resume"]
+    written = "foveal.training.checkpoint::_write"
+
+    kill_after(written, 1, [*words(images, run), *frozen])  # what is frozen alone
+    assert {file.name for file in (run / "checkpoints").glob("*.ckpt")} == {"frozen.ckpt"}
+    kill_after(written, 5, resume)  # that, three steps, and the best weights, which the position does not know of yet
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    kill_after(written, 6, resume)
+    done = CliRunner().invoke(app, resume)
+
+    assert done.exit_code == 0, done.stderr
+    assert sha256_file(run / "bundle" / "model.safetensors") == sha256_file(whole / "bundle" / "model.safetensors")
+    assert epochs(run) == epochs(whole)
+    files = {file.name: file.stat().st_size for file in (run / "checkpoints").glob("*.ckpt")}
+    assert max(files["last.ckpt"], files["best.ckpt"]) < files["frozen.ckpt"] / 3
+    assert CliRunner().invoke(app, [*words(images, run), "--force"]).exit_code == 0
+    assert not (run / "checkpoints" / "frozen.ckpt").exists()
+
+
 def test_sigterm_from_outside_saves_and_ends_with_143(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [*words(images, run), "--set", "train.epochs=1000"]

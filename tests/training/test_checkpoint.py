@@ -6,9 +6,11 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from foveal.errors import ArtifactError, FovealError
 from foveal.training import checkpoint
@@ -21,7 +23,9 @@ CONTENT = {
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
+from typing import Any
 import torch
+from torch import nn
 from foveal.training import checkpoint
 
 folder = Path(sys.argv[1])
@@ -128,3 +132,63 @@ def test_killed_at_thirty_moments_the_last_or_the_one_before_always_loads(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert len(set(done.stdout.split())) > 10  # most were killed in the midst of writing
+
+
+def a_frozen_net() -> nn.Module:
+    """Most of it frozen, with statistics; the last layer trains."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 300), nn.BatchNorm1d(300), nn.Linear(300, 3))
+    net[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    return net
+
+
+def content_of(net: nn.Module) -> dict[str, Any]:
+    average = {f"module.{name}": tensor.clone() for name, tensor in net.state_dict().items()}
+    return {"model": net.state_dict(), "average": {"n_averaged": torch.tensor(4), **average}, "position": {"epoch": 1}}
+
+
+def test_what_never_moves_is_written_once_and_every_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    net = a_frozen_net()
+    frozen = checkpoint.Frozen(tmp_path, net)
+    held = (tmp_path / checkpoint.FROZEN).stat().st_mtime_ns
+    for number in range(3):
+        with torch.no_grad():
+            net[2].weight += 1.0
+        if number == 2:  # against what was said; it is kept all the same
+            net[1].running_mean += 1.0
+        checkpoint.save_last(tmp_path, content_of(net), frozen)
+        found, wanted = checkpoint.load_last(tmp_path)[0], content_of(net)
+        for key in ("model", "average"):
+            assert list(found[key]) == list(wanted[key])
+            assert all(torch.equal(found[key][name], wanted[key][name]) for name in wanted[key])
+    assert checkpoint.load(tmp_path / checkpoint.PREVIOUS)["model"]["1.running_mean"].eq(0).all()
+    assert (tmp_path / checkpoint.FROZEN).stat().st_mtime_ns == held
+    assert (tmp_path / checkpoint.FROZEN).stat().st_size > 300 * 300 * 4
+    assert (tmp_path / checkpoint.LAST).stat().st_size < 30_000
+    # Whoever goes on from there takes what the file holds.
+    again = checkpoint.Frozen(tmp_path, a_frozen_net(), checkpoint.load(tmp_path / checkpoint.LAST)["frozen"])
+    checkpoint.save(tmp_path / checkpoint.BEST, content_of(net), again)
+    assert torch.equal(checkpoint.load(tmp_path / checkpoint.BEST)["model"]["0.weight"], net[0].weight)
+
+
+def test_without_the_file_of_what_is_frozen_or_with_anothers_nothing_is_read(tmp_path: Path) -> None:
+    net = a_frozen_net()
+    checkpoint.save_last(tmp_path, content_of(net), checkpoint.Frozen(tmp_path, net))
+    whole = (tmp_path / checkpoint.FROZEN).read_bytes()
+    with torch.no_grad():
+        net[0].weight += 1.0
+    checkpoint.Frozen(tmp_path, net)
+    with pytest.raises(ArtifactError, match=r"frozen\.ckpt is damaged, or of another training"):
+        checkpoint.load(tmp_path / checkpoint.LAST)
+    (tmp_path / checkpoint.FROZEN).write_bytes(whole[:-1000])
+    with pytest.raises(ArtifactError, match=r"frozen\.ckpt"):
+        checkpoint.load_last(tmp_path)
+    (tmp_path / checkpoint.FROZEN).unlink()
+    with pytest.raises(ArtifactError, match=r"no checkpoint that can be read.*frozen\.ckpt"):
+        checkpoint.load_last(tmp_path)
+
+
+def test_a_checkpoint_that_needs_no_other_file_is_of_the_version_that_older_ones_read(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "whole.ckpt", CONTENT)
+    assert torch.load(tmp_path / "whole.ckpt", weights_only=True)["format_version"] == 1

@@ -95,6 +95,43 @@ def test_a_network_with_a_fixed_input_keeps_it_from_scratch_too() -> None:
     assert resolved("model.name=test_vit", "model.weights=none", "data.image_size=64").data.image_size == 64
 
 
+def test_several_backbones_take_size_crop_and_filter_of_the_first() -> None:
+    facts = timm.models.get_pretrained_cfg("inception_v3").to_dict()
+    config = resolved("model.name=[inception_v3,resnet18]")
+    assert config.data.image_size == 299
+    assert config.data.crop_fraction == facts["crop_pct"]
+    assert config.data.interpolation == facts["interpolation"]
+    architecture = architecture_of(config, 7)
+    assert architecture.name == ("inception_v3", "resnet18")
+    assert architecture.mean == (0.5, 0.5, 0.5)
+    assert [each.mean for each in architecture.further_normalisations] == [(0.485, 0.456, 0.406)]
+    turned = resolved("model.name=[resnet18.a1_in1k,inception_v3]")
+    assert turned.data.image_size == 224
+    assert architecture_of(turned, 7).name == ("resnet18", "inception_v3")
+    assert resolved("model.name=[resnet18,small_cnn]", "model.weights=none").data.image_size == 96
+
+
+def test_a_backbone_with_a_fixed_input_decides_for_all_and_two_that_differ_are_refused() -> None:
+    wishes = ("model.name=[small_cnn,test_vit]", "model.weights=none")
+    assert resolved(*wishes).data.image_size == 160
+    assert resolved(*wishes, "data.image_size=64").data.image_size == 64
+    both = "model.name=[test_vit,vit_tiny_patch16_224]"
+    with pytest.raises(ConfigError, match="different sides: test_vit 160 px, vit_tiny_patch16_224 224 px"):
+        resolved(both, "model.weights=none")
+    assert resolved(both, "model.weights=none", "data.image_size=96").data.image_size == 96
+
+
+def test_every_unknown_backbone_is_told_with_near_ones() -> None:
+    with pytest.raises(ConfigError, match=r"^model.name: 'resnet81' is not a model .* near ones:.* resnet18[,.]"):
+        resolved("model.name=[small_cnn,resnet81]")
+    with pytest.raises(ConfigError, match="2 of the 3 networks are not there") as caught:
+        resolved("model.name=[convnext_tinny,small_cnn,resnet81]")
+    assert [re.findall("near ones: ([a-z0-9_]+)", problem) for problem in caught.value.problems] == [
+        ["convnext_tiny"],
+        ["resnet18"],
+    ]
+
+
 @pytest.mark.parametrize(("side", "size"), [(1, 32), (20, 32), (47, 32), (49, 64), (100, 96), (223, 224), (9000, 224)])
 def test_from_scratch_the_size_fits_the_images(side: int, size: int) -> None:
     facts = Facts("folder", 700, 1000, side, 1.0)

@@ -1,7 +1,7 @@
 """`foveal evaluate`: metrics with intervals, plots, worst errors."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,31 +13,36 @@ from foveal.api.opening import open_predictor
 from foveal.api.results import EvaluatePlan, EvaluateResult
 from foveal.config import load
 from foveal.data.config import DataConfig
-from foveal.data.ingest import Ingested, Recipe, ingest
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.data.split import straddling
 from foveal.errors import ConfigError, DataError
+from foveal.evaluation.beyond import compare_views, evaluate_corrupted, num_passes
 from foveal.evaluation.evaluate import (
+    SplitLogits,
     align_labels,
+    groups_of,
     majority_class,
     measure,
     predict_split,
     rows_of_split,
     write_evaluation,
 )
-from foveal.experiments.run import changed_images
+from foveal.evaluation.sources import Stored, stored_for
+from foveal.evaluation.tta import TTA_FILE, tta_folder, tta_name
+from foveal.experiments.preparing import changed_images
 from foveal.inference import Predictor
-from foveal.machine import num_cpus, num_threads
+from foveal.machine import num_cpus
+from foveal.metrics import SplitMetrics
+from foveal.pixels.corruptions import corruptions_of
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training.config import Config, ResolvedConfig, read_config
-from foveal.training.resolve import store_bytes
 from foveal.types import SPLITS, Split
 
-ASSUMED_ASPECT = 1.5
-"""Longer by shorter side, for a guess at the size of data that nobody has looked at yet."""
+_Measured = tuple[SplitLogits, SplitMetrics]
+_Measure = Callable[[Predictor], _Measured]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ class _Task:
         config: how the data is read and kept.
         seed: of the bootstrap.
         folder: where the result goes.
+        is_out: whether the folder was chosen, rather than the usual one.
         own: the run that is measured on its own split, or None.
+        tta: the test-time augmentation whose gain is measured as well; "none" for none.
+        corruptions: those whose cost is measured as well.
     """
 
     predictor: Predictor
@@ -62,7 +70,10 @@ class _Task:
     config: DataConfig
     seed: int
     folder: Path
+    is_out: bool
     own: RunFolder | None
+    tta: str
+    corruptions: tuple[str, ...]
 
 
 def evaluate(
@@ -70,6 +81,8 @@ def evaluate(
     data: str | PathLike[str] | None = None,
     *,
     split: Split = "test",
+    tta: str = "none",
+    corrupt: str | None = None,
     out: str | PathLike[str] | None = None,
     config: Config | str | PathLike[str] | None = None,
     overrides: Sequence[str] = (),
@@ -85,6 +98,10 @@ def evaluate(
         model: a run or a bundle.
         data: labelled images to measure on; the run's own, if not given. Where they bring no split, all are taken.
         split: which split.
+        tta: test-time augmentation: none, flip, dihedral, crops5 or a number of views. Its result goes to a folder of
+            its own beside the plain one, with its gain and its cost; inside it, where `out` is given.
+        corrupt: names of corruptions with commas between them, or all: how much of the accuracy is left under each at
+            five strengths; see `foveal.pixels.corruptions`. With `tta`, of the classifier with it.
         out: where to write; the run's own evaluation folder, or `evaluation` for other data.
         config: a configuration, or a YAML file of one, that says how `data` is read.
         overrides: texts such as "data.columns.label=cell_type", on top of it.
@@ -99,7 +116,7 @@ def evaluate(
         ConfigError: a key or value is wrong.
     """
     progress = progress or Silence()
-    task = _prepare(model, data, split, out, config, overrides, device, seed)
+    task = _prepare(model, data, split, tta, corrupt, out, config, overrides, device, seed)
     if task.own is None:
         return _evaluate_other(task, Path(model), progress)
     task.own.prepare()
@@ -112,6 +129,8 @@ def plan_evaluation(
     data: str | PathLike[str] | None = None,
     *,
     split: Split = "test",
+    tta: str = "none",
+    corrupt: str | None = None,
     out: str | PathLike[str] | None = None,
     config: Config | str | PathLike[str] | None = None,
     overrides: Sequence[str] = (),
@@ -123,7 +142,7 @@ def plan_evaluation(
         DataError: as `evaluate`, but for what only decoding can show.
         ConfigError: as `evaluate`.
     """
-    task = _prepare(model, data, split, out, config, overrides, "cpu", None)
+    task = _prepare(model, data, split, tta, corrupt, out, config, overrides, "cpu", None)
     names = task.predictor.class_names
     counts = np.bincount(align_labels(task.manifest, names)[task.rows], minlength=len(names))
     return EvaluatePlan(
@@ -133,6 +152,7 @@ def plan_evaluation(
         class_counts=dict(zip(names, counts.tolist(), strict=True)),
         folder=task.folder,
         counts_as_look=task.own is not None,
+        num_passes=num_passes(task.tta, task.corruptions),
     )
 
 
@@ -140,6 +160,8 @@ def _prepare(
     model: str | PathLike[str],
     data: str | PathLike[str] | None,
     split: Split,
+    tta: str,
+    corrupt: str | None,
     out: str | PathLike[str] | None,
     config: Config | str | PathLike[str] | None,
     overrides: Sequence[str],
@@ -149,6 +171,7 @@ def _prepare(
     """Everything that can be refused before an image is decoded."""
     if split not in SPLITS:
         raise ConfigError(f"--split {split}: expected one of {', '.join(SPLITS)}.")
+    views, corruptions = tta_name(tta), () if corrupt is None else corruptions_of(corrupt)
     path = Path(model)
     if data is None and (config is not None or overrides):
         raise ConfigError(
@@ -174,65 +197,112 @@ def _prepare(
     rows = rows_of_split(manifest, split)
     align_labels(manifest.take(rows), predictor.class_names)
     folder = Path(out) if out else own.evaluation(split) if own else Path("evaluation") / split
-    return _Task(predictor, manifest, rows, split, settings.data, settings.seed if seed is None else seed, folder, own)
+    seed = settings.seed if seed is None else seed
+    return _Task(
+        predictor, manifest, rows, split, settings.data, seed, folder, out is not None, own, views, corruptions
+    )
 
 
 def _evaluate_own(task: _Task, run: RunFolder, progress: Progress) -> EvaluateResult:
     samples = task.manifest.take(task.rows)
-    ingested = _decode(task, progress)
-    if changed := changed_images(samples, ingested.manifest):
+    stored = stored_for(task.predictor, samples, task.config, progress)
+    if changed := changed_images(samples, stored.manifest):
         raise DataError(
             f"{len(changed)} of the {len(samples)} {task.split} samples are not those that the run was made with.",
             problems=changed,
             fix=f"bring them back, or measure on what there is now: foveal evaluate {shlex.quote(str(run.path))} DATA",
         )
-    said = predict_split(task.predictor, ingested.manifest, ingested.source, task.split, num_workers=num_cpus())
-    # From here on by the rows of the whole manifest, which knows the siblings in other splits.
-    said = replace(said, rows=task.rows)
-    metrics = measure(
-        said,
-        task.manifest,
-        task.predictor,
-        majority_class=majority_class(task.manifest, task.predictor.class_names),
-        siblings_in_train=straddling(task.manifest)[task.rows] if task.split != "train" else None,
-        seed=task.seed,
-    )
+    largest = majority_class(task.manifest, task.predictor.class_names)
+    siblings_in_train = straddling(task.manifest)[task.rows] if task.split != "train" else None
+
+    def measured(predictor: Predictor) -> _Measured:
+        said = predict_split(predictor, stored.manifest, stored.sources, task.split, num_workers=num_cpus())
+        # From here on by the rows of the whole manifest, which knows the siblings in other splits.
+        said = replace(said, rows=task.rows)
+        return said, measure(
+            said,
+            task.manifest,
+            predictor,
+            majority_class=largest,
+            siblings_in_train=siblings_in_train,
+            seed=task.seed,
+        )
+
+    plain = measured(task.predictor)
     # Counted before it can be read: a look that is not counted is worse than one that was not taken.
     num_looks = run.count_look(task.split, "evaluate")
-    write_evaluation(task.folder, said, metrics, task.manifest, task.predictor.bundle.spec.temperature)
-    return EvaluateResult(metrics, task.folder, build_report(run), num_looks)
+    result = _written(task, stored, task.manifest, plain, measured, progress)
+    return replace(result, report=build_report(run), num_looks=num_looks)
 
 
 def _evaluate_other(task: _Task, model: Path, progress: Progress) -> EvaluateResult:
-    manifest, predictor = (ingested := _decode(task, progress)).manifest, task.predictor
+    stored = stored_for(task.predictor, task.manifest.take(task.rows), task.config, progress)
     train = Manifest.read(RunFolder(model).manifest) if is_run_folder(model) else None
-    said = predict_split(predictor, manifest, ingested.source, task.split, num_workers=num_cpus())
-    metrics = measure(
-        said,
-        manifest,
-        predictor,
-        majority_class=majority_class(train, predictor.class_names) if train else None,
-        siblings_in_train=_seen_in_training(manifest, train)[said.rows] if train else None,
-        seed=task.seed,
-    )
-    write_evaluation(task.folder, said, metrics, manifest, predictor.bundle.spec.temperature)
-    return EvaluateResult(metrics, task.folder, None, 0)
+    largest = majority_class(train, task.predictor.class_names) if train else None
+    seen = _seen_in_training(stored.manifest, train) if train else None
+
+    def measured(predictor: Predictor) -> _Measured:
+        said = predict_split(predictor, stored.manifest, stored.sources, task.split, num_workers=num_cpus())
+        return said, measure(
+            said,
+            stored.manifest,
+            predictor,
+            majority_class=largest,
+            siblings_in_train=None if seen is None else seen[said.rows],
+            seed=task.seed,
+        )
+
+    return _written(task, stored, stored.manifest, measured(task.predictor), measured, progress)
 
 
-def _decode(task: _Task, progress: Progress) -> Ingested:
-    """The split as the bundle wants it, whatever the configuration says of sizes."""
-    spec, config = task.predictor.bundle.spec, task.config
-    geometry = spec.preprocessing.geometry()
-    cap_bytes = int(config.store_cap_gib * (1 << 30))
-    fits = store_bytes(len(task.rows), ASSUMED_ASPECT, geometry.store_px) <= cap_bytes
-    return ingest(
-        task.manifest.take(task.rows),
-        Recipe(geometry, spec.preprocessing.policy(), spec.training_data.box_margin),
-        keep_pixels=config.store == "on" or (config.store == "auto" and fits),
-        cap_bytes=cap_bytes,
-        num_workers=num_threads(config.num_workers),
-        progress=progress,
-    )
+def _written(
+    task: _Task, stored: Stored, manifest: Manifest, plain: _Measured, measured: _Measure, progress: Progress
+) -> EvaluateResult:
+    """Write what the classifier says as it is; then measure and write what else is asked for.
+
+    Args:
+        task: what is asked for.
+        stored: the split's pixels.
+        manifest: what the rows of `plain` are of.
+        plain: what the classifier says, and its metrics.
+        measured: gives the same for other views.
+        progress: where to show it.
+    """
+    predictor, folder, said = task.predictor, task.folder, plain[0]
+    write_evaluation(folder, *plain, manifest, predictor.temperature)
+    result = EvaluateResult(plain[1], folder, None, 0)
+    if task.tta != "none":
+        predictor, folder = task.predictor.with_tta(task.tta), tta_folder(folder, task.tta, inside=task.is_out)
+        augmented = measured(predictor)
+        said = augmented[0]
+        gain = compare_views(
+            task.predictor,
+            predictor,
+            stored,
+            plain,
+            augmented,
+            tta=task.tta,
+            groups=groups_of(manifest, said.rows),
+            seed=task.seed,
+        )
+        write_evaluation(folder, *augmented, manifest, predictor.temperature)
+        gain.write(folder / TTA_FILE)
+        result = replace(result, tta=gain, tta_folder=folder)
+    if task.corruptions:
+        found = evaluate_corrupted(
+            predictor,
+            stored,
+            said,
+            task.corruptions,
+            tta=task.tta,
+            paths=manifest.column("path")[said.rows],
+            groups=groups_of(manifest, said.rows),
+            seed=task.seed,
+            folder=folder,
+            progress=progress,
+        )
+        result = replace(result, robustness=found, robustness_folder=folder)
+    return result
 
 
 def _seen_in_training(manifest: Manifest, train: Manifest) -> NDArray[np.bool_]:

@@ -10,7 +10,8 @@ from typing import IO
 from foveal.api.opening import open_predictor, refuse_unfinished
 from foveal.api.results import PredictPlan, PredictResult
 from foveal.machine import num_threads
-from foveal.model.bundle import read_bundle
+from foveal.model.bundle import open_bundle
+from foveal.pixels.views import views_of
 from foveal.predictions import expand_inputs, open_table, table_format
 from foveal.progress import Progress, Silence
 
@@ -21,6 +22,7 @@ def predict(
     *,
     out: str | PathLike[str] | None = None,
     format: str | None = None,
+    tta: str = "none",
     device: str = "auto",
     batch_size: int = 32,
     stdin: IO[str] | None = None,
@@ -36,6 +38,7 @@ def predict(
         inputs: files, folders, glob patterns, or "-" for a list of paths on stdin.
         out: the table to write; its ending says the format. None writes rows to `stdout`.
         format: csv, jsonl or parquet, where the ending does not say.
+        tta: test-time augmentation: none, flip, dihedral, crops5 or a number of views of each image.
         device: auto, cpu, cuda or mps.
         batch_size: images that are computed together.
         stdin: where "-" reads from; the process's own if not given.
@@ -44,7 +47,7 @@ def predict(
 
     Raises:
         ArtifactError: the model is no bundle, or a damaged one.
-        ConfigError: the format is not said, or the device is not there.
+        ConfigError: the format is not said, the device is not there, or there is no such test-time augmentation.
         DataError: a folder or a pattern holds no file.
 
     Example:
@@ -54,7 +57,7 @@ def predict(
     """
     target = None if out is None else Path(out)
     kind = table_format(target, format)
-    predictor = open_predictor(model, device=device, batch_size=batch_size, num_workers=num_threads())
+    predictor = open_predictor(model, device=device, batch_size=batch_size, num_workers=num_threads(), tta=tta)
     counts: Counter[str] = Counter()
     num_failed = 0
     paths = expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin)
@@ -79,6 +82,7 @@ def plan_prediction(
     *,
     out: str | PathLike[str] | None = None,
     format: str | None = None,
+    tta: str = "none",
     stdin: IO[str] | None = None,
 ) -> PredictPlan:
     """What `predict` would do: the inputs are counted and the bundle is checked, and nothing is opened or written.
@@ -90,7 +94,8 @@ def plan_prediction(
     """
     target = None if out is None else Path(out)
     kind = table_format(target, format)
+    num_views = len(views_of(tta))
     refuse_unfinished(Path(model))
-    bundle = read_bundle(Path(model))
+    bundle = open_bundle(Path(model))
     num_inputs = sum(1 for _ in expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin))
-    return PredictPlan(Path(model), num_inputs, bundle.spec.class_names, kind, target)
+    return PredictPlan(Path(model), num_inputs, bundle.spec.class_names, kind, target, num_views)

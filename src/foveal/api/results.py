@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveal.evaluation.robustness import Robustness
+from foveal.evaluation.tta import TtaGain
 from foveal.metrics import SplitMetrics
 
 
@@ -51,12 +53,20 @@ class EvaluateResult:
         folder: with metrics.json, predictions.parquet and plots.
         report: the run's page, made anew; None where a bundle was evaluated on other data.
         num_looks: how often this split of the run has been evaluated by now; 0 where that is not counted.
+        tta: what test-time augmentation gains and costs; None where none was asked for.
+        tta_folder: with metrics.json, predictions.parquet and plots of the classifier with it, and tta.json.
+        robustness: what is left of the accuracy on corrupted images; None where that was not asked for.
+        robustness_folder: with robustness.json, plots/robustness.svg and an example.
     """
 
     metrics: SplitMetrics
     folder: Path
     report: Path | None
     num_looks: int
+    tta: TtaGain | None = None
+    tta_folder: Path | None = None
+    robustness: Robustness | None = None
+    robustness_folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -65,10 +75,15 @@ class EvaluateResult:
             "report": str(self.report) if self.report else None,
             "num_looks": self.num_looks,
             "metrics": self.metrics.model_dump(mode="json"),
+            "tta": self.tta.model_dump(mode="json") if self.tta else None,
+            "tta_folder": str(self.tta_folder) if self.tta_folder else None,
+            "robustness": self.robustness.model_dump(mode="json") if self.robustness else None,
+            "robustness_folder": str(self.robustness_folder) if self.robustness_folder else None,
         }
 
     def _repr_html_(self) -> str:
-        return self.metrics._repr_html_()
+        beyond = [each.sentence for each in (self.tta, self.robustness) if each]
+        return self.metrics._repr_html_() + "".join(f"<p>{html.escape(each)}</p>" for each in beyond)
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class EvaluatePlan:
         class_counts: images of each of the model's classes.
         folder: where the result would go.
         counts_as_look: whether this would count as a look at the run's split.
+        num_passes: how often the network would see each image, over all views and corruptions.
     """
 
     model: Path
@@ -90,6 +106,7 @@ class EvaluatePlan:
     class_counts: Mapping[str, int]
     folder: Path
     counts_as_look: bool
+    num_passes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -100,13 +117,15 @@ class EvaluatePlan:
             "class_counts": dict(self.class_counts),
             "folder": str(self.folder),
             "counts_as_look": self.counts_as_look,
+            "num_passes": self.num_passes,
         }
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name}: {count:,}" for name, count in self.class_counts.items())
         lines = [
             f"model       {self.model}",
-            f"split       {self.split}, {self.num_images:,} images",
+            f"split       {self.split}, {self.num_images:,} images"
+            + (f", each seen {self.num_passes} times" if self.num_passes > 1 else ""),
             f"classes     {counts}",
             f"writes to   {self.folder}" + (", counted as a look at the split" if self.counts_as_look else ""),
         ]
@@ -123,6 +142,7 @@ class PredictPlan:
         class_names: the classes that would be told apart.
         format: of the table.
         table: the file that would be written, or None for stdout.
+        num_views: views of each image that would be classified.
     """
 
     model: Path
@@ -130,12 +150,14 @@ class PredictPlan:
     class_names: tuple[str, ...]
     format: str
     table: Path | None
+    num_views: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "model": str(self.model),
             "num_inputs": self.num_inputs,
+            "num_views": self.num_views,
             "class_names": list(self.class_names),
             "format": self.format,
             "table": str(self.table) if self.table else None,
@@ -145,7 +167,7 @@ class PredictPlan:
         names = ", ".join(self.class_names[:12]) + (", ..." if len(self.class_names) > 12 else "")
         lines = [
             f"model       {self.model}",
-            f"inputs      {self.num_inputs:,} files",
+            f"inputs      {self.num_inputs:,} files" + (f", {self.num_views} views each" if self.num_views > 1 else ""),
             f"classes     {len(self.class_names)}: {names}",
             f"writes to   {self.table or 'stdout'}, {self.format}",
         ]

@@ -13,23 +13,20 @@ from foveal.errors import ArtifactError, ConfigError
 from foveal.experiments.check import check as check_setup
 from foveal.experiments.check_result import CheckResult
 from foveal.experiments.outcome import finished
-from foveal.experiments.run import Prepared, draw_split, execute, follow, prepare, starting_classifier
+from foveal.experiments.preparing import Prepared, draw_split, prepare
+from foveal.experiments.run import execute, follow, starting_classifier
+from foveal.experiments.run_files import PLACES, clear, files_of, sweep
 from foveal.model.build import build
 from foveal.model.freeze import apply_every_freeze
 from foveal.progress import Progress, Silence
-from foveal.report.contents import PLOT_NAMES
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
-from foveal.training import checkpoint
 from foveal.training.config import Config, ResolvedConfig, read_config
 from foveal.training.logs import check_logs
 from foveal.training.plan import TrainPlan, make_plan
 from foveal.training.processes import Place, check_place, place_told, waited_for
 from foveal.training.resolve import architecture_of
 from foveal.types import SPLITS
-
-_PLACES = ("checkpoints", "bundle", "evaluation", "logs")
-_RUN_PLOTS = ("class_distribution", "curves_loss", "curves_accuracy", "curves_macro_f1", "curves_lr")
 
 
 def train(
@@ -88,7 +85,7 @@ def plan(
     """
     prepared = prepare(data, read_config(config, overrides))
     manifest = draw_split(prepared.manifest, prepared.config)
-    if prepared.config.model.weights in ("pretrained", "none"):
+    if set(prepared.config.model.starts) <= {"pretrained", "none"}:
         classifier = build(architecture_of(prepared.config, len(manifest.class_names)))
     else:
         classifier = starting_classifier(prepared.config, manifest)  # a path costs no download, and may be wrong
@@ -161,7 +158,7 @@ def _lead(
             if data is not None:
                 progress.say("Going on with the data that the run began with; DATA is not read again.")
         else:
-            _clear(run)
+            clear(run)
             with run.stage("scan"):
                 prepared = prepare(data or "", chosen)
         outcome = execute(run, prepared, progress)
@@ -208,8 +205,8 @@ def _take_up(run: RunFolder, chosen: Config) -> Prepared:
         )
     choose_device(config.train.device)
     check_logs(config.log)
-    _sweep(run)
-    return Prepared(config, Manifest.read(run.manifest), resumed=True)
+    sweep(run)
+    return Prepared(config, Manifest.read(run.manifest))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -239,7 +236,7 @@ def _check_free(run: RunFolder, *, force: bool) -> None:
             f"{run.path} holds a run already.",
             fix="choose another --out, go on with it by --resume, or start anew by --force.",
         )
-    own, ours = _files(run), _is_ours(run)
+    own, ours = files_of(run), _is_ours(run)
     foreign = [] if ours else sorted(str(file.relative_to(run.path)) for file in own if file.exists())
     if foreign:
         raise ArtifactError(
@@ -247,7 +244,7 @@ def _check_free(run: RunFolder, *, force: bool) -> None:
             fix="choose another --out.",
         )
     # A start that ended early, as by a wrong label, left nothing that anybody would miss.
-    of_no_weight = {".lock", *_PLACES, *(file.name for file in own)} if ours else {".lock"}
+    of_no_weight = {".lock", *PLACES, *(file.name for file in own)} if ours else {".lock"}
     held = sorted(path.name for path in run.path.iterdir() if path.name not in of_no_weight)
     if held and not force:
         raise ArtifactError(
@@ -265,31 +262,3 @@ def _is_ours(run: RunFolder) -> bool:
     with suppress(ArtifactError):
         return is_run_folder(run.path) and is_manifest(run.manifest)
     return False
-
-
-def _clear(run: RunFolder) -> None:
-    """Remove what an earlier run left, by name: nothing that foveal did not write is ever touched."""
-    for file in _files(run):
-        file.unlink(missing_ok=True)
-    _sweep(run)
-
-
-def _files(run: RunFolder) -> list[Path]:
-    """Every file of a run, by name, whether it is there or not; but for the lock."""
-    files = [run.config, run.env, run.manifest, run.log, run.metrics, run.timings, run.model_summary, run.report]
-    files += [run.checkpoints / name for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST)]
-    files += [run.pipeline(f"any.{suffix}") for suffix in ("yaml", "yml", "json")]
-    files += [run.weights_origin, run.bundle / "bundle.json", run.bundle / "model.safetensors", run.looks]
-    files += [run.path / "evaluation" / f"{name}.svg" for name in _RUN_PLOTS]
-    for split in SPLITS:
-        folder = run.evaluation(split)
-        files += [folder / "metrics.json", folder / "predictions.parquet"]
-        files += [folder / "plots" / f"{name}.svg" for name in PLOT_NAMES]
-    return files
-
-
-def _sweep(run: RunFolder) -> None:
-    """Remove the halves of files that a killed process was writing; the lock says that nobody writes now."""
-    halves = [half for file in _files(run) for half in file.parent.glob(f".{file.name[:32]}.*.partial")]
-    for half in (*halves, *run.checkpoints.glob(f".{checkpoint.PREVIOUS}.*")):
-        half.unlink(missing_ok=True)

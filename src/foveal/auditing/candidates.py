@@ -1,14 +1,15 @@
 """Pairs of pictures that may be copies: the first and the second step of the search (`duplicates`)."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.auditing.disc import VIEWS, best_turn, strengths, waves
+from foveal.auditing.disc import NUM_PARTS, VIEWS, best_turn, strengths, waves
 from foveal.auditing.neighbours import Cells, by_distance
 from foveal.auditing.registration import Placement
 from foveal.extras import require
@@ -23,6 +24,7 @@ LEAST_OF_WAVES = 0.85
 """The least correlation of the waves; set as those in `duplicates`."""
 
 _BLOCK = 512
+_MOST_HELD = 1 << 17
 _MOST_A_CELL = 32
 _NUM_ASKED = 64
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache
@@ -64,19 +66,21 @@ def find_candidates(
         num_workers: threads.
         progress: where to show how far it is.
     """
-    rows = _telling(sketches, rows)
-    cells = Cells(_Strengths(sketches, rows))
-    photographs = photographs[rows]
-    lots = _lots(sketches, rows)
-    asked = rows[np.argsort(lots, kind="stable")[:_NUM_ASKED]]
-    # The more pictures there are, the nearer are those that will be kept: what lies farther need not be looked at.
-    radius = min(CANDIDATE_RADIUS, cells.usual_distance(strengths(waves(sketches[asked])[0]), MAX_NEIGHBOURS + 1))
+    with in_threads(num_workers) as pool:
+        discs = _Discs.telling(sketches, rows, pool)
+        rows = discs.rows
+        cells = Cells(discs, mapped=pool.map)
+        photographs = photographs[rows]
+        lots = _lots(sketches, rows)
+        asked = rows[np.argsort(lots, kind="stable")[:_NUM_ASKED]]
+        # The more pictures there are, the nearer are those that will be kept: what lies farther is not looked at.
+        radius = min(CANDIDATE_RADIUS, cells.usual_distance(strengths(waves(sketches[asked])[0]), MAX_NEIGHBOURS + 1))
 
-    def nearest(block: NDArray[np.int64]) -> _Hits:
-        return _nearest(cells, radius, block, rows, sketches, photographs)
+        def nearest(block: NDArray[np.int64]) -> _Hits:
+            return _nearest(cells, radius, block, discs, photographs)
 
-    with progress.bar("Near duplicates", len(rows), "images") as bar:
-        hits = _Hits.joined(in_blocks(nearest, len(rows), _BLOCK, num_workers, bar))
+        with progress.bar("Near duplicates", len(rows), "images") as bar:
+            hits = _Hits.joined(in_blocks(nearest, len(rows), _BLOCK, pool, bar))
     # A pair that is found from both sides is kept as it agrees best.
     first, second = np.minimum(hits.left, hits.right), np.maximum(hits.left, hits.right)
     # Seen from either side, a pair agrees to the last digits; what the pictures are decides then, not their order.
@@ -88,12 +92,6 @@ def find_candidates(
     return Candidates(rows[hits.left], rows[hits.right], placement, hits.agreement, hits.is_mirrored)
 
 
-def _telling(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows that are not flat."""
-    blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
-    return np.concatenate([np.empty(0, np.int64), *(block[waves(sketches[block], 1)[1]] for block in blocks)])
-
-
 def _lots(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A number for each row, as good as drawn by lot, by what the picture is and not by its place: uint64 [n]."""
     blocks = (rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK))
@@ -102,17 +100,48 @@ def _lots(sketches: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.ui
 
 
 @dataclass(frozen=True)
-class _Strengths:
-    """The strengths of whole discs, made from the sketches whenever they are asked for: a million take their room."""
+class _Discs:
+    """The whole discs of the pictures that are not flat.
+
+    Their waves are held where they are few, and else made from the sketches whenever they are asked for: those of a
+    million would take their room.
+
+    Attributes:
+        sketches: uint8 [all rows, SKETCH_BYTES].
+        rows: int64 [n], those with anything to be told by.
+        held: float32 [n, NUM_PARTS], or None.
+    """
 
     sketches: NDArray[np.uint8]
     rows: NDArray[np.int64]
+    held: NDArray[np.float32] | None
+
+    @classmethod
+    def telling(cls, sketches: NDArray[np.uint8], rows: NDArray[np.int64], pool: Executor) -> "_Discs":
+        """Those of some rows that are not flat."""
+        is_held = len(rows) <= _MOST_HELD
+        is_telling, parts = np.empty(len(rows), np.bool_), [np.empty((0, NUM_PARTS), np.float32)]
+
+        def look(at: int) -> NDArray[np.float32]:
+            block = slice(at, at + _BLOCK)
+            found, is_telling[block] = waves(sketches[rows[block]], 1)
+            return found[is_telling[block], 0] if is_held else parts[0]
+
+        parts += pool.map(look, range(0, len(rows), _BLOCK))
+        return cls(sketches, rows[is_telling], np.concatenate(parts) if is_held else None)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        return strengths(waves(self.sketches[self.rows[part]], 1)[0])[:, 0]
+        """Their strengths."""
+        return strengths(self.waves(part)[:, None])[:, 0]
+
+    def waves(self, part: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Their waves, float32 [m, NUM_PARTS]."""
+        if self.held is not None:
+            return self.held[part]
+        return waves(self.sketches[self.rows[part]], 1)[0][:, 0]
 
 
 @dataclass(frozen=True)
@@ -140,12 +169,11 @@ def _nearest(
     cells: Cells,
     radius: float,
     block: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    sketches: NDArray[np.uint8],
+    discs: _Discs,
     photographs: NDArray[np.int64],
 ) -> _Hits:
     """Of each picture of a block the few neighbours whose waves agree best."""
-    of_waves, _ = waves(sketches[rows[block]])
+    of_waves, _ = waves(discs.sketches[discs.rows[block]])
 
     def counts(place: NDArray[np.int64], member: NDArray[np.int64]) -> NDArray[np.bool_]:
         apart: NDArray[np.bool_] = photographs[block[place]] != photographs[member]
@@ -160,7 +188,7 @@ def _nearest(
     near = np.arange(len(place)) - np.searchsorted(place, place) < MAX_NEIGHBOURS
     place, member, view = place[near], member[near], view[near]
     known, of_hit = np.unique(member, return_inverse=True)
-    whole = waves(sketches[rows[known]], 1)[0][:, 0]
+    whole = discs.waves(known)
     turns = [
         best_turn(of_waves[place[part], view[part]], whole[of_hit[part]])
         for part in (slice(at, at + _TURNS_AT_ONCE) for at in range(0, max(1, len(place)), _TURNS_AT_ONCE))
@@ -173,14 +201,20 @@ def _nearest(
     return hits.take(rank < MAX_CANDIDATES)
 
 
-def in_blocks(work: Callable[[NDArray[np.int64]], T], number: int, size: int, num_workers: int, bar: Bar) -> list[T]:
-    """Work on blocks of places in threads, in order; numpy lets go of the interpreter's lock in all that takes long."""
+@contextmanager
+def in_threads(num_workers: int) -> Iterator[Executor]:
+    """Threads to share work out to; numpy lets go of the interpreter's lock in all that takes long."""
     threadpoolctl = require("threadpoolctl", extra="train", purpose="share the processors out")
-    blocks = [np.arange(at, min(at + size, number)) for at in range(0, number, size)]
-    done = []
     # Threads of the matrix products within these threads would only stand in each other's way.
     with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor(num_workers, "compare") as pool:
-        for block, result in zip(blocks, pool.map(work, blocks), strict=True):
-            done.append(result)
-            bar.advance(len(block))
+        yield pool
+
+
+def in_blocks(work: Callable[[NDArray[np.int64]], T], number: int, size: int, pool: Executor, bar: Bar) -> list[T]:
+    """Work on blocks of places, in order."""
+    blocks = [np.arange(at, min(at + size, number)) for at in range(0, number, size)]
+    done = []
+    for block, result in zip(blocks, pool.map(work, blocks), strict=True):
+        done.append(result)
+        bar.advance(len(block))
     return done

@@ -56,30 +56,28 @@ def _waves_of_pixels() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         int64 [used], the pixels that any view takes in; float32 [used, views * `NUM_PARTS`].
     """
     side, angles = _SIDE_PX, np.arange(NUM_ANGLES) * 2 * np.pi / NUM_ANGLES
-    table = np.zeros((len(VIEWS), NUM_RINGS, NUM_WAVES, side * side), np.complex128)
-    turns = np.exp(-1j * np.arange(NUM_WAVES)[:, None] * angles) / NUM_ANGLES / _RADII_A_RING
+    phases, radii = np.arange(NUM_WAVES)[:, None] * angles, _radii()[:, None]
+    turns = np.concatenate([np.cos(phases), -np.sin(phases)]) / NUM_ANGLES / _RADII_A_RING
+    ring = np.arange(len(radii))[:, None] // _RADII_A_RING * NUM_ANGLES + np.arange(NUM_ANGLES)
+    table = np.empty((len(VIEWS), NUM_RINGS, 2 * NUM_WAVES, side * side))
     for view, (zoom, right, down) in enumerate(VIEWS):
-        for number, radius in enumerate(_radii()):
-            x = np.clip((side - 1) / 2 + (right + zoom * radius * np.cos(angles)) * side / 2, 0, side - 1.0001)
-            y = np.clip((side - 1) / 2 + (down + zoom * radius * np.sin(angles)) * side / 2, 0, side - 1.0001)
-            column, row = np.floor(x).astype(int), np.floor(y).astype(int)
-            across, along = x - column, y - row
-            # Between four pixels, in proportion; rings count by their length, so by the root of it in each factor.
-            for step_x, step_y, share in (
-                (0, 0, (1 - across) * (1 - along)),
-                (1, 0, across * (1 - along)),
-                (0, 1, (1 - across) * along),
-                (1, 1, across * along),
-            ):
-                pixels = (row + step_y) * side + column + step_x
-                added = share * turns * radius**0.5
-                for wave in range(NUM_WAVES):
-                    np.add.at(table[view, number // _RADII_A_RING, wave], pixels, added[wave])
+        x = np.clip((side - 1) / 2 + (right + zoom * radii * np.cos(angles)) * side / 2, 0, side - 1.0001)
+        y = np.clip((side - 1) / 2 + (down + zoom * radii * np.sin(angles)) * side / 2, 0, side - 1.0001)
+        column, row = x.astype(np.int64), y.astype(np.int64)
+        across, along = x - column, y - row
+        # Between four pixels, in proportion; rings count by their length, so by the root of it in each factor.
+        share = np.stack([(1 - across) * (1 - along), across * (1 - along), (1 - across) * along, across * along])
+        first = (ring * side + row) * side + column
+        pixels = np.stack([first, first + 1, first + side, first + side + 1])
+        added = np.bincount(pixels.ravel(), (share * radii**0.5).ravel(), NUM_RINGS * NUM_ANGLES * side * side)
+        np.matmul(turns, added.reshape(NUM_RINGS, NUM_ANGLES, side * side), out=table[view])
+    real, imaginary = table[:, :, :NUM_WAVES], table[:, :, NUM_WAVES:]
     weight = (_radii() ** 0.5).reshape(NUM_RINGS, _RADII_A_RING).mean(axis=1)
-    still, moving = table[:, :, 0].real, 2**0.5 * table[:, :, 1:].reshape(len(VIEWS), -1, side * side)
+    still = real[:, :, 0]
     mean = np.einsum("vrp,r->vp", still, weight) / (weight @ weight)
     still = still - mean[:, None] * weight[:, None]
-    parts = np.concatenate([still, moving.real, moving.imag], axis=1)
+    moving = [2**0.5 * part[:, :, 1:].reshape(len(VIEWS), -1, side * side) for part in (real, imaginary)]
+    parts = np.concatenate([still, *moving], axis=1)
     by_pixel = parts.reshape(-1, side * side).T
     used = np.flatnonzero(by_pixel.any(axis=1))
     return used, by_pixel[used].astype(np.float32)

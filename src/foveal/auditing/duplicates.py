@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.auditing.candidates import Candidates, find_candidates, in_blocks
+from foveal.auditing.candidates import Candidates, find_candidates, in_blocks, in_threads
 from foveal.auditing.disc import reduced
 from foveal.auditing.registration import Band, Placement, Registration, smoothed
 from foveal.data.components import components
@@ -225,8 +225,8 @@ def verify(
     def verified(part: NDArray[np.int64]) -> Pairs:
         return _verified(candidates, part, sketches, source)
 
-    with progress.bar("Comparing", len(candidates.left), "pairs") as bar:
-        return Pairs.joined(in_blocks(verified, len(candidates.left), _PAIR_BLOCK, num_workers, bar))
+    with in_threads(num_workers) as pool, progress.bar("Comparing", len(candidates.left), "pairs") as bar:
+        return Pairs.joined(in_blocks(verified, len(candidates.left), _PAIR_BLOCK, pool, bar))
 
 
 def _verified(

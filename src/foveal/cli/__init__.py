@@ -12,10 +12,17 @@ from foveal.cli import split as _split  # isort: skip
 from foveal.cli import train as _train  # isort: skip
 from foveal.cli import evaluate as _evaluate  # isort: skip
 from foveal.cli import predict as _predict  # isort: skip
+from foveal.cli import tune as _tune  # isort: skip
+from foveal.cli import crossval as _crossval  # isort: skip
+from foveal.cli import ensemble as _ensemble  # isort: skip
+from foveal.cli import compare as _compare  # isort: skip
+from foveal.cli import extend as _extend  # isort: skip
+from foveal.cli import probe as _probe  # isort: skip
 from foveal.cli import models as _models  # isort: skip
 from foveal.cli.shell import app
 
-del _demo, _audit, _clean, _preview, _split, _train, _evaluate, _predict, _models
+del _demo, _audit, _clean, _preview, _split, _train, _evaluate, _predict, _tune, _compare, _extend, _probe, _models
+del _crossval, _ensemble
 __all__ = ["app", "main"]
 
 

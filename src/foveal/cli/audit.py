@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from foveal.cli.lean import keep_pandas_out
 from foveal.cli.shell import (
     AsJson,
     Config,
@@ -47,6 +48,7 @@ def audit(
         from foveal.api.audit import audit as run
         from foveal.api.audit import plan_audit
 
+        keep_pandas_out()
         settings = [*settings_of(overrides, seed, device), *(["audit.deep=true"] if deep else [])]
         if dry_run:
             planned = plan_audit(data, out, config=config, overrides=settings, force=force)

@@ -26,6 +26,10 @@ def predict(
     table_format: Annotated[
         Literal["csv", "jsonl", "parquet"] | None, typer.Option("--format", help="Where the ending does not say.")
     ] = None,
+    tta: Annotated[
+        str,
+        typer.Option(metavar="WAY", help="Test-time augmentation: flip, dihedral, crops5 or N views of each image."),
+    ] = "none",
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images computed together.")] = 32,
     device: Device = None,
     as_json: AsJson = False,
@@ -40,8 +44,9 @@ def predict(
         from foveal.run_folder import is_run_folder
 
         if dry_run:
-            planned = plan_prediction(model, inputs, out=out, format=table_format)
-            again = shlex.join(["foveal", "predict", str(model), *inputs, *(["--out", str(out)] if out else [])])
+            planned = plan_prediction(model, inputs, out=out, format=table_format, tta=tta)
+            options = [*(["--tta", tta] if tta != "none" else []), *(["--out", str(out)] if out else [])]
+            again = shlex.join(["foveal", "predict", str(model), *inputs, *options])
             finish(planned.to_dict(), as_json, [str(planned)], [again])
             return
         if as_json and out is None:
@@ -53,6 +58,7 @@ def predict(
             inputs,
             out=out,
             format=table_format,
+            tta=tta,
             device=device or "auto",
             batch_size=batch_size,
             progress=progress(),

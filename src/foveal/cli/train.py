@@ -25,6 +25,7 @@ from foveal.cli.shell import (
     settings_of,
     verb,
 )
+from foveal.cli.sweep import run_sweep
 
 
 @app.command(
@@ -42,6 +43,13 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Ask of the set-up what a minute can tell; does not train.")
     ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B,C", help="Train with each value of a key, or of train_images; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,N", help="Seeds to repeat each training of a sweep with.")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
     seed: Seed = None,
@@ -52,13 +60,18 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fit, evaluate, report and bundle a classifier."""
-    with verb(debug, out):
+    with verb(debug, None if sweep else out):
         from foveal.api.train import plan
         from foveal.api.train import train as run
         from foveal.errors import ConfigError, InterruptedRunError
         from foveal.training.processes import place_told
 
         settings = settings_of(overrides, seed, device)
+        if sweep or seeds:
+            if check or resume:
+                raise ConfigError("--sweep goes on by itself, and is not checked: leave out --resume and --check.")
+            run_sweep(data, out, sweep or [], seeds, config, settings, as_json=as_json, dry_run=dry_run, force=force)
+            return
         if check:
             _check(data, out, config, settings, resume=resume, dry_run=dry_run, as_json=as_json)
             return
@@ -94,7 +107,10 @@ def train(
             done.to_dict(),
             as_json,
             [*lines, f"Report: {done.report}", f"Bundle: {done.bundle}"],
-            [f"foveal predict {quoted(out)} PHOTOS --out predictions.csv"],
+            [
+                f"foveal predict {quoted(out)} PHOTOS --out predictions.csv",
+                *_baseline(data, config, settings),
+            ],
         )
 
 
@@ -119,6 +135,16 @@ def _check(
     finish(found.to_dict(), as_json, [str(found), *written], [_command(data, None, config, settings)])
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _baseline(data: str | None, config: Path | None, settings: list[str]) -> list[str]:
+    """The probe of the same backbone, which costs little, and which every fine-tuning has to beat."""
+    if data is None:
+        return []
+    again = ["--config", str(config)] if config else []
+    again += [word for setting in settings for word in ("--set", setting)]
+    command = shlex.join(["foveal", "probe", data, "--out", "probe", *again])
+    return [f"{command}  # the cheap baseline that fine-tuning has to beat"]
 
 
 def _command(data: str, out: Path | None, config: Path | None, settings: list[str]) -> str:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from foveal.data.store import PixelSource
 from foveal.errors import ConfigError
-from foveal.pixels.policy import Geometry, to_square
+from foveal.pixels.policy import Geometry
+from foveal.pixels.views import PLAIN, View, view_square
 
 PartT = TypeVar("PartT")
 
@@ -43,14 +44,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def split(self, num_parts: int) -> list["Batch"]:
-        """The same images, in order, in parts whose sizes differ by one at most; as many parts as images at most."""
-        bounds = np.linspace(0, len(self), min(num_parts, len(self)) + 1).astype(int).tolist()
-        return [
-            Batch(self.images[start:end], self.labels[start:end], self.rows[start:end])
-            for start, end in pairwise(bounds)
-        ]
-
 
 def derive_seed(*parts: int) -> int:
     """A seed that depends on every part, such as (seed, epoch, step); the same on every machine.
@@ -63,7 +56,7 @@ def derive_seed(*parts: int) -> int:
 
 
 class Batches:
-    """Evaluation batches: every row once, in order, the central square.
+    """Evaluation batches: every row once, in order, the central square or another view of it.
 
     Args:
         source: stored forms by row number.
@@ -74,6 +67,7 @@ class Batches:
         num_workers: threads that prepare batches ahead.
         rank: number of this process.
         num_ranks: processes that go through the rows together, each row in one of them.
+        view: which square of each image; the central one if not given.
     """
 
     def __init__(
@@ -87,8 +81,10 @@ class Batches:
         num_workers: int = 1,
         rank: int = 0,
         num_ranks: int = 1,
+        view: View | None = None,
     ) -> None:
         self._source, self._geometry, self._num_workers = source, geometry, num_workers
+        self._view = view or PLAIN
         places = np.arange(len(rows))
         shares = [places[start : start + batch_size][rank::num_ranks] for start in range(0, len(rows), batch_size)]
         # Of the last rows there may be fewer than processes.
@@ -115,7 +111,7 @@ class Batches:
         return _ahead(parts, self._make, self._num_workers)
 
     def _make(self, part: slice) -> Batch:
-        images = np.stack([to_square(self._source[row], self._geometry) for row in self._rows[part]])
+        images = np.stack([view_square(self._source[row], self._geometry, self._view) for row in self._rows[part]])
         return Batch(_channels_last(images), torch.from_numpy(self._labels[part]), self._rows[part])
 
 

@@ -35,10 +35,12 @@ _LENGTH = struct.Struct("<Q")
 _PROGRAM = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-import sys
+import os, sys
 sys.path[:] = sys.argv[1:]
 from foveal.data.reading_processes import serve
 serve()
+# Taking the interpreter apart takes as long as reading two hundred pictures, and there is nothing left to be done.
+os._exit(0)
 """
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -83,8 +85,7 @@ def reading_processes(folder: Path, recipe: Recipe, *, keep_pixels: bool, num_pr
                 process.kill()
             raise
     finally:
-        for process in processes:
-            _end(process)
+        _end(processes)
 
 
 def serve() -> None:
@@ -151,16 +152,19 @@ def _ended(process: _Process, wanted: Sequence[Wanted]) -> FovealError:
     )
 
 
-def _end(process: _Process) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: Sequence[_Process]) -> None:
+    """Let all go before the first is waited for."""
+    for process in processes:
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+    for process in processes:
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -1,5 +1,6 @@
 """Evaluation of one split: what the deployed bundle says of images that it has not learnt from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.data.batches import Batches
 from foveal.data.class_names import exclude_option, shortened
 from foveal.data.manifest import Manifest
 from foveal.data.split import siblings
@@ -86,18 +86,24 @@ def majority_class(manifest: Manifest, class_names: tuple[str, ...]) -> int | No
 
 
 def predict_split(
-    predictor: Predictor, manifest: Manifest, source: PixelSource, split: Split, *, num_workers: int
+    predictor: Predictor, manifest: Manifest, sources: Sequence[PixelSource], split: Split, *, num_workers: int
 ) -> SplitLogits:
     """Run the classifier over one split.
+
+    Args:
+        predictor: one network or several.
+        manifest: the rows.
+        sources: stored forms by row number, one for each of the predictor's members.
+        split: which rows.
+        num_workers: threads that prepare batches ahead.
 
     Raises:
         DataError: the split has no usable image, or a class that the classifier does not know.
     """
     rows = rows_of_split(manifest, split)
     labels = align_labels(manifest, predictor.class_names)[rows]
-    geometry = predictor.bundle.spec.preprocessing.geometry()
-    batches = Batches(source, rows, labels, geometry, batch_size=BATCH_SIZE, num_workers=num_workers)
-    return SplitLogits(split, rows, labels, predictor.logits(batches))
+    logits = predictor.logits(sources, rows, batch_size=BATCH_SIZE, num_workers=num_workers)
+    return SplitLogits(split, rows, labels, logits)
 
 
 def calibrate(validation: SplitLogits) -> float:
@@ -132,7 +138,7 @@ def measure(
         split=said.split,
         temperature=spec.temperature,
         majority_class=majority_class,
-        groups=siblings(manifest)[said.rows] if _is_grouped(manifest) else None,
+        groups=groups_of(manifest, said.rows),
         ordered=spec.ordered,
         siblings_in_train=siblings_in_train,
         seed=seed,
@@ -144,9 +150,15 @@ def measure(
 
 
 def write_evaluation(
-    folder: Path, said: SplitLogits, metrics: SplitMetrics, manifest: Manifest, temperature: float
+    folder: Path,
+    said: SplitLogits,
+    metrics: SplitMetrics,
+    manifest: Manifest,
+    temperature: float,
+    *,
+    with_plots: bool = True,
 ) -> None:
-    """Write metrics.json, predictions.parquet and the plots of one split."""
+    """Write metrics.json, predictions.parquet and, if wanted, the plots of one split."""
     pa = require("pyarrow", extra="train", purpose="write predictions")
     parquet = require("pyarrow.parquet", extra="train", purpose="write predictions")
     probabilities = softmax(said.logits.astype(np.float64), temperature)
@@ -164,10 +176,15 @@ def write_evaluation(
     metrics.write(folder / "metrics.json")
     with atomic_writer(folder / "predictions.parquet") as stream:
         parquet.write_table(pa.table(columns), stream, compression="zstd")
-    write_plots(folder / "plots", metrics, said.labels, probabilities)
+    if with_plots:
+        write_plots(folder / "plots", metrics, said.labels, probabilities)
 
 
-def _is_grouped(manifest: Manifest) -> bool:
-    """Whether images come in groups that must be resampled whole: declared groups, or boxes of one photograph."""
+def groups_of(manifest: Manifest, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The group of each of some rows, int64 [n], or None where each image stands for itself.
+
+    Images come in groups that must be resampled whole where groups are declared, or boxes are of one photograph.
+    """
     usable = manifest.usable()
-    return bool((manifest.codes("group")[usable] >= 0).any() or (manifest.codes("xmin")[usable] >= 0).any())
+    is_grouped = (manifest.codes("group")[usable] >= 0).any() or (manifest.codes("xmin")[usable] >= 0).any()
+    return siblings(manifest)[rows] if is_grouped else None

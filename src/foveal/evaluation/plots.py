@@ -27,6 +27,7 @@ from foveal.evaluation.drawing import (
 from foveal.files import write_text
 from foveal.metrics import SplitMetrics, reliability_bins, roc_curve, wilson_interval
 
+PLOT_NAMES = ("confusion_counts", "confusion_rates", "reliability", "roc", "confidence_right_wrong")
 MAX_MATRIX_CLASSES = 30
 """Up to so many classes a confusion matrix names each of them."""
 NUM_WORST_CLASSES = 24
@@ -83,7 +84,24 @@ def draw_plots(metrics: SplitMetrics, labels: ArrayLike, probabilities: ArrayLik
     }
 
 
-def condensed(matrix: Floats, names: Sequence[str]) -> tuple[Floats, list[str]]:
+def draw_confusion(matrix: Floats, names: Sequence[str], *, title: str, by: Floats | None = None) -> str:
+    """One confusion matrix in per cent of each true class, as SVG text.
+
+    Args:
+        matrix: counts, float [C, C], rows are the true classes.
+        names: the C class names.
+        title: stands above it.
+        by: the matrix whose mistakes say which classes are named where there are many; this one, if not given.
+    """
+    small, shown = condensed(matrix, names, by=by)
+    width_px, height_px = _matrix_size_px(shown)
+    draw = partial(
+        _draw_matrix, matrix=small, names=shown, where=title, has_others=len(shown) < len(names), as_rates=True
+    )
+    return draw_svg(partial(draw, title=shortened(title, 36)), width_px=width_px, height_px=height_px)
+
+
+def condensed(matrix: Floats, names: Sequence[str], *, by: Floats | None = None) -> tuple[Floats, list[str]]:
     """A confusion matrix small enough to read: the classes with the most errors, and all others as one last row.
 
     No image is lost: the sum stays. The last cell of the last row then holds right answers and mix-ups alike.
@@ -91,13 +109,16 @@ def condensed(matrix: Floats, names: Sequence[str]) -> tuple[Floats, list[str]]:
     Args:
         matrix: float [C, C], rows are the true classes.
         names: the C class names.
+        by: the matrix whose errors say which classes are named, so that several matrices name the same; this one, if
+            not given.
 
     Returns:
         The matrix and its names; the same where there are at most `MAX_MATRIX_CLASSES`.
     """
     if len(names) <= MAX_MATRIX_CLASSES:
         return matrix, list(names)
-    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    told = matrix if by is None else by
+    errors = told.sum(axis=0) + told.sum(axis=1) - 2 * np.diag(told)
     shown = np.sort(np.argsort(-errors, kind="stable")[:NUM_WORST_CLASSES])
     bin_of_class = np.full(len(names), NUM_WORST_CLASSES)
     bin_of_class[shown] = np.arange(NUM_WORST_CLASSES)
@@ -115,7 +136,7 @@ def _matrix_size_px(names: Sequence[str]) -> tuple[float, float]:
 
 
 def _draw_matrix(
-    figure: Any, *, matrix: Floats, names: Sequence[str], where: str, has_others: bool, as_rates: bool
+    figure: Any, *, matrix: Floats, names: Sequence[str], where: str, has_others: bool, as_rates: bool, title: str = ""
 ) -> None:
     """Draw a confusion matrix: right answers in slate, mistakes in red, each cell with its number."""
     num = len(names)
@@ -150,7 +171,7 @@ def _draw_matrix(
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{where.capitalize()}: " + ("% of each true class" if as_rates else "number of images"))
+    axes.set_title(title or f"{where.capitalize()}: " + ("% of each true class" if as_rates else "number of images"))
 
 
 def _count(value: float) -> str:

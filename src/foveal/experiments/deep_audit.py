@@ -30,9 +30,10 @@ from foveal.data.stratify import stratify
 from foveal.experiments.out_of_fold import NUM_FOLDS, OutOfFold, Shrunk, by_features, by_quick_model
 from foveal.extras import require
 from foveal.model.build import build
+from foveal.model.config import in_words
 from foveal.model.features import pooled_features
 from foveal.model.weights import load_weights, weights_cached
-from foveal.model.zoo import pretrained_facts
+from foveal.model.zoo import facts_of_each
 from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.progress import Bar, Progress
 from foveal.training.config import Config
@@ -201,14 +202,16 @@ def _look(
     none = f"Fewer than two classes have the {MIN_INDEPENDENT} independent images that it takes to judge their labels."
     if _is_at_hand(config):
         features = _backbone_features(source, geometry, rows, config, progress)
-        views[f"what {config.model.name} sees"] = neighbour_distances(
+        views[f"what {in_words(config.model.name)} sees"] = neighbour_distances(
             whitened(features), clusters[rows], seed=config.seed
         )
         if not can_judge:
             return _Looked(views, None, none)
         places = np.searchsorted(rows, judged.rows)
         said = by_features(features[places], judged.labels, judged.folds, seed=config.seed)
-        return _Looked(views, said, f"The pretrained {config.model.name} and a linear model on {NUM_FOLDS} folds")
+        return _Looked(
+            views, said, f"The pretrained {in_words(config.model.name)} and a linear model on {NUM_FOLDS} folds"
+        )
     if not can_judge:
         return _Looked(views, None, none)
     said = by_quick_model(source, geometry, judged.rows, judged.labels, judged.folds, config=config, progress=progress)
@@ -222,7 +225,8 @@ def _look(
 
 def _is_at_hand(config: Config) -> bool:
     """Whether the zoo's weights are meant and are on this machine."""
-    return config.model.weights == "pretrained" and weights_cached(pretrained_facts(config.model.name))
+    is_meant = set(config.model.starts) == {"pretrained"}
+    return is_meant and all(weights_cached(facts) for facts in facts_of_each(config.model.name))
 
 
 def _backbone_features(
@@ -243,7 +247,7 @@ def _backbone_features(
         batch_size=_BATCH_SIZE,
         num_workers=resolved.data.num_workers,
     )
-    with progress.bar(f"Looking with {resolved.model.name}", len(batches), "batches") as bar:
+    with progress.bar(f"Looking with {in_words(resolved.model.name)}", len(batches), "batches") as bar:
         return pooled_features(classifier, _counted(batches, bar), device)
 
 

@@ -1,22 +1,23 @@
 """What a training comes to: its bundle, its metrics, and what the logs are shown of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from foveal.data.ingest import Ingested
 from foveal.data.manifest import Manifest
 from foveal.data.split import straddling
 from foveal.errors import FovealError
 from foveal.evaluation.evaluate import SplitLogits, calibrate, majority_class, measure, predict_split, write_evaluation
+from foveal.experiments.preparing import Settled
 from foveal.files import read_json
 from foveal.inference import Predictor
 from foveal.metrics import SplitMetrics
-from foveal.model.build import Classifier
-from foveal.model.bundle import BundleSpec, read_bundle, update_bundle, write_bundle
+from foveal.model.build import Architecture, Classifier
+from foveal.model.bundle import read_bundle, update_bundle, write_bundle
 from foveal.pixels.policy import PixelPolicy, to_square
 from foveal.progress import Progress
 from foveal.run_folder import RunFolder
@@ -38,16 +39,16 @@ class Outcome:
     best_epoch: int
 
 
-def finished(run: RunFolder) -> Outcome | None:
-    """What a run came to, if it has done all its work; the bundle gets its metrics last of all."""
-    if not all((run.evaluation(name) / "metrics.json").is_file() for name in SPLITS):
+def finished(run: RunFolder, splits: Sequence[Split] = SPLITS) -> Outcome | None:
+    """What a run came to on some splits, if it has done all its work; the bundle gets its metrics last of all."""
+    if not all((run.evaluation(name) / "metrics.json").is_file() for name in splits):
         return None
     # What is damaged by now counts as not done, and is made again.
     with suppress(FovealError):
         if read_bundle(run.bundle).spec.metrics:
             best_epoch = int(checkpoint.load(run.checkpoints / checkpoint.BEST)["epoch"])
             metrics: dict[str, SplitMetrics] = {
-                name: SplitMetrics.read(run.evaluation(name) / "metrics.json") for name in SPLITS
+                name: SplitMetrics.read(run.evaluation(name) / "metrics.json") for name in splits
             }
             return Outcome(metrics, best_epoch)
     return None
@@ -56,9 +57,20 @@ def finished(run: RunFolder) -> Outcome | None:
 def bundle_best(run: RunFolder, config: ResolvedConfig, manifest: Manifest, classifier: Classifier) -> None:
     """Write the best epoch's weights with all that a prediction needs; the temperature follows with the evaluation."""
     best = checkpoint.load(run.checkpoints / checkpoint.BEST)
+    bundle_state(run, config, manifest, classifier.architecture, best["model"])
+
+
+def bundle_state(
+    run: RunFolder,
+    config: ResolvedConfig,
+    manifest: Manifest,
+    architecture: Architecture,
+    state: Mapping[str, torch.Tensor],
+) -> None:
+    """Write a network's tensors as the bundle of a run, not calibrated yet."""
     geometry = geometry_of(config)
     spec: dict[str, Any] = {
-        "architecture": classifier.architecture.spec(),
+        "architecture": architecture.spec(),
         "class_names": manifest.class_names,
         "preprocessing": {
             "policy_version": PixelPolicy().version,
@@ -68,8 +80,8 @@ def bundle_best(run: RunFolder, config: ResolvedConfig, manifest: Manifest, clas
             "fit": geometry.fit,
             "interpolation": geometry.interpolation,
             "background": geometry.background,
-            "mean": classifier.architecture.mean,
-            "std": classifier.architecture.std,
+            "mean": architecture.mean,
+            "std": architecture.std,
         },
         "temperature": 1.0,
         "ordered": config.data.ordered,
@@ -80,25 +92,41 @@ def bundle_best(run: RunFolder, config: ResolvedConfig, manifest: Manifest, clas
         },
         "weights": run.read_weights_origin(),
     }
-    write_bundle(run.bundle, spec, best["model"])
+    write_bundle(run.bundle, spec, state)
 
 
 def evaluate_run(
-    run: RunFolder, config: ResolvedConfig, manifest: Manifest, ingested: Ingested, progress: Progress, logs: Logs
+    run: RunFolder,
+    settled: Settled,
+    progress: Progress,
+    logs: Logs,
+    splits: Sequence[Split] = SPLITS,
+    *,
+    with_plots: bool = True,
 ) -> dict[str, SplitMetrics]:
-    """Fit the temperature on validation, then measure every split with the bundle as it will be deployed."""
+    """Fit the temperature on validation, then measure splits with the bundle as it will be deployed.
+
+    Args:
+        run: with its bundle.
+        settled: the data.
+        progress: where to show it.
+        logs: where figures go besides.
+        splits: which; validation is among them.
+        with_plots: whether to draw, which a run that nobody looks at has no need of.
+    """
+    config, manifest = settled.config, settled.manifest
     predictor = Predictor(run.bundle, device=config.train.device)
     num_workers = config.data.num_workers
     said: dict[Split, SplitLogits] = {}
-    with progress.bar("Evaluating", len(SPLITS), "splits") as bar:
-        for name in SPLITS:
-            said[name] = predict_split(predictor, manifest, ingested.source, name, num_workers=num_workers)
+    with progress.bar("Evaluating", len(splits), "splits") as bar:
+        for name in splits:
+            said[name] = predict_split(predictor, manifest, [settled.source], name, num_workers=num_workers)
             bar.advance()
-    spec: BundleSpec = update_bundle(run.bundle, temperature=calibrate(said["val"]))
+    update_bundle(run.bundle, temperature=calibrate(said["val"]))
     predictor = Predictor(run.bundle, device=config.train.device)
     metrics: dict[str, SplitMetrics] = {}
     guess = majority_class(manifest, predictor.class_names)
-    for name in SPLITS:
+    for name in splits:
         metrics[name] = measure(
             said[name],
             manifest,
@@ -107,31 +135,40 @@ def evaluate_run(
             siblings_in_train=straddling(manifest)[said[name].rows] if name != "train" else None,
             seed=config.seed,
         )
-        write_evaluation(run.evaluation(name), said[name], metrics[name], manifest, spec.temperature)
+        write_evaluation(
+            run.evaluation(name),
+            said[name],
+            metrics[name],
+            manifest,
+            predictor.temperature,
+            with_plots=with_plots,
+        )
         _count_look(run, name)
-    headlines = {
-        name: {key: [getattr(found, key), found.confidence_intervals.get(key)] for key in HEADLINES}
-        for name, found in metrics.items()
-    }
-    update_bundle(run.bundle, metrics=headlines)
-    _show(logs, config, ingested, said["val"], metrics)
+    update_bundle(run.bundle, metrics=headlines_of(metrics))
+    _show(logs, settled, said["val"], metrics)
     return metrics
 
 
-def _show(
-    logs: Logs, config: ResolvedConfig, ingested: Ingested, said: SplitLogits, metrics: Mapping[str, SplitMetrics]
-) -> None:
+def headlines_of(metrics: Mapping[str, SplitMetrics]) -> dict[str, dict[str, Any]]:
+    """What a bundle carries of its metrics: split to name to value and interval."""
+    return {
+        name: {key: [getattr(found, key), found.confidence_intervals.get(key)] for key in HEADLINES}
+        for name, found in metrics.items()
+    }
+
+
+def _show(logs: Logs, settled: Settled, said: SplitLogits, metrics: Mapping[str, SplitMetrics]) -> None:
     """Send to the logs what a run came to: figures, matrices, and the validation images that it is most wrong about."""
     if not logs.names:
         return
-    geometry, names = geometry_of(config), metrics["val"].class_names
+    geometry, names = geometry_of(settled.config), metrics["val"].class_names
     predicted = said.logits.argmax(axis=1)
     wrong = np.flatnonzero(predicted != said.labels)
     # By how far the wrong class lies before the right one.
     margins = said.logits.max(axis=1)[wrong] - said.logits[wrong, said.labels[wrong]]
     worst = wrong[np.argsort(-margins, kind="stable")][:MAX_IMAGES]
     if len(worst):
-        squares = np.stack([to_square(ingested.source[row], geometry) for row in said.rows[worst]])
+        squares = np.stack([to_square(settled.source[row], geometry) for row in said.rows[worst]])
         captions = [f"{names[said.labels[i]]} taken for {names[predicted[i]]}" for i in worst]
         logs.images("worst validation errors", squares, captions)
     for name, found in metrics.items():

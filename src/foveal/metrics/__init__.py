@@ -21,6 +21,7 @@ from foveal.metrics.classification import (
 )
 from foveal.metrics.curves import RocCurve, macro_roc_auc, roc_auc_by_class, roc_curve
 from foveal.metrics.intervals import Intervals, bootstrap_intervals, wilson_interval
+from foveal.metrics.paired import PairedComparison, compare_every_pair, compare_paired, holm
 from foveal.metrics.split_metrics import QUALITY_METRICS, ClassMetrics, Latency, Leakage, SplitMetrics, shown
 from foveal.metrics.summary import summarise
 
@@ -33,17 +34,21 @@ __all__ = [
     "Intervals",
     "Latency",
     "Leakage",
+    "PairedComparison",
     "ReliabilityBins",
     "RocCurve",
     "SplitMetrics",
     "bootstrap_intervals",
     "brier",
     "class_metrics",
+    "compare_every_pair",
+    "compare_paired",
     "confusion_matrix",
     "confusion_metrics",
     "ece",
     "epoch_metrics",
     "fit_temperature",
+    "holm",
     "log_loss",
     "macro_roc_auc",
     "reliability_bins",

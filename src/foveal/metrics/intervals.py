@@ -209,6 +209,11 @@ def wilson_interval(num_right: float, num_images: float, level: float = 0.95) ->
     return (0.0 if num_right <= 0 else low), (1.0 if num_right >= num_images else high)
 
 
+def affordable_resamples(num_resamples: int, num_images: int) -> int:
+    """How many of the resamples that are wanted can be paid for; see the top of this module."""
+    return max(min(num_resamples, _MIN_RESAMPLES), min(num_resamples, int(_MAX_DRAWS / num_images)))
+
+
 def resample_counts(
     labels: Ints, groups: Ints | None, num_resamples: int, seed: int = 0
 ) -> Iterator[NDArray[np.float32] | Floats]:
@@ -256,7 +261,7 @@ def _resampled_metrics(table: ImageTable, groups: Ints | None, seed: int, num_re
     """Each metric in each resample, float64 [b]; `macro_roc_auc` may have fewer than the others."""
     num_images, num_classes = table.probabilities.shape
     floor = min(num_resamples, _MIN_RESAMPLES)
-    num_resamples = max(floor, min(num_resamples, int(_MAX_DRAWS / num_images)))
+    num_resamples = affordable_resamples(num_resamples, num_images)
     num_for_auc = max(floor, min(num_resamples, int(_MAX_AUC_WORK / (num_images * num_classes))))
     parts: dict[str, list[Floats]] = {}
     done = 0

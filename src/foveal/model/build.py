@@ -4,14 +4,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from foveal.config import Section
 from foveal.errors import ConfigError
-from foveal.model.config import HeadConfig
+from foveal.model.classical import make_classical
+from foveal.model.config import (
+    ClassicalHeadConfig,
+    HeadConfig,
+    Names,
+    Normalisation,
+    check_backbones,
+    each_name,
+    in_words,
+)
 from foveal.model.heads import ComposedNet, compose, is_plain, plain_dropout, ramp
-from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD, create_net, library_of, pretrained_facts
+from foveal.model.joint import JointNet, join
+from foveal.model.zoo import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    create_net,
+    libraries_of,
+    pretrained_facts,
+    size_explained,
+)
 
 INCEPTION = "inception_v3"
 """The one network of the zoo with a second head for training."""
@@ -22,22 +39,54 @@ SMALLEST_AUXILIARY_MAP = 17
 class Architecture(Section):
     """All that is needed to build a network again, without its weights. A closed schema: names, never code."""
 
-    name: str
-    """A model of the zoo, without a tag."""
+    name: Names
+    """A model of the zoo, without a tag; or several, whose features go into one head."""
     num_classes: int = Field(ge=2)
     """Number of outputs."""
     image_size: int = Field(ge=8, le=4096)
     """Side of the square input, in pixels."""
     head: HeadConfig = HeadConfig()
     """What stands between the backbone and the classes."""
+    classical: ClassicalHeadConfig | None = None
+    """Neighbours or trees in place of the head's layers, as `foveal probe` makes them."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """What is subtracted from red, green and blue in 0..1."""
     std: tuple[float, float, float] = IMAGENET_STD
     """What they are divided by then."""
+    further_normalisations: tuple[Normalisation, ...] = ()
+    """Mean and standard deviation of each backbone after the first; empty where they are those of the first."""
+
+    @model_validator(mode="after")
+    def _backbones_fit_together(self) -> "Architecture":
+        check_backbones(self.name, self.further_normalisations)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The backbones one by one, also where there is one only."""
+        return each_name(self.name)
+
+    @property
+    def in_words(self) -> str:
+        """The name as a person reads it."""
+        return in_words(self.name)
+
+    @property
+    def normalisations(self) -> tuple[Normalisation, ...]:
+        """What each backbone wants of its pixels."""
+        first = Normalisation(mean=self.mean, std=self.std)
+        return (first, *(self.further_normalisations or (first,) * (len(self.names) - 1)))
 
     def spec(self) -> dict[str, Any]:
         """What a bundle says of it beside its classes and preprocessing: plain values for `ArchitectureSpec`."""
-        return {"library": library_of(self.name), "name": self.name, "head": self.head.model_dump(mode="json")}
+        classical = {} if self.classical is None else {"classical": self.classical.model_dump(mode="json")}
+        return {
+            "library": libraries_of(self.name),
+            "name": self.name,
+            "head": self.head.model_dump(mode="json"),
+            "further_normalisations": [each.model_dump(mode="json") for each in self.further_normalisations],
+            **classical,
+        }
 
 
 class Classifier(nn.Module):
@@ -74,7 +123,7 @@ class Classifier(nn.Module):
         self.num_features = num_features
         self.auxiliary = auxiliary
         dropout = plain_dropout(architecture.head)
-        has_dropout = num_features and dropout and not isinstance(net, ComposedNet)
+        has_dropout = num_features and dropout and not isinstance(net, ComposedNet | JointNet)
         # timm's networks drop in many places and ways; here it is once, before the last layer.
         self.dropout = nn.Dropout(dropout) if has_dropout else None
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
@@ -109,7 +158,7 @@ class Classifier(nn.Module):
         net: Any = self.net
         if not (callable(getattr(net, "forward_features", None)) and callable(getattr(net, "forward_head", None))):
             raise ConfigError(
-                f"{self.architecture.name} does not give the features before its last layer.",
+                f"{self.architecture.in_words} does not give the features before its last layer.",
                 fix="choose another model.name, such as resnet18.",
             )
         return self._row(net.forward_features(self._normalised(pixels)))
@@ -128,7 +177,7 @@ class Classifier(nn.Module):
         """
         if not self.num_features:
             raise ConfigError(
-                f"The head of {self.architecture.name} takes more than the pooled features.",
+                f"The head of {self.architecture.in_words} takes more than the pooled features.",
                 fix="choose another model.name, such as resnet18, or a head of one's own with model.head.kind=dense.",
             )
         head = self.net.get_submodule(self.head_names[0])
@@ -155,7 +204,7 @@ class Classifier(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """The network from the zoo: with its own last layer where the head is plain."""
+        """The network from the zoo, with its own last layer where the head is plain; a joint network as it is."""
         return self.net.backbone if isinstance(self.net, ComposedNet) else self.net
 
     def head_modules(self) -> list[nn.Module]:
@@ -164,7 +213,8 @@ class Classifier(nn.Module):
 
     def neck_modules(self) -> list[nn.Module]:
         """What is new between backbone and pooling, and trains along with the head; empty where nothing is."""
-        return [self.net.neck] if isinstance(self.net, ComposedNet) and len(self.net.neck) else []
+        composed = [branch for _, branch in self.net.named_branches()] if isinstance(self.net, JointNet) else [self.net]
+        return [net.neck for net in composed if isinstance(net, ComposedNet) and len(net.neck)]
 
     @property
     def can_cache_features(self) -> bool:
@@ -173,7 +223,8 @@ class Classifier(nn.Module):
 
     def class_tensors(self) -> frozenset[str]:
         """Names in `net.state_dict()` of the layers whose outputs are the classes."""
-        names = ("head.fc",) if isinstance(self.net, ComposedNet) else self.head_names
+        has_layers = isinstance(self.net, ComposedNet | JointNet) and self.architecture.classical is None
+        names = ("head.fc",) if has_layers else self.head_names
         return frozenset(key for key in self.net.state_dict() if key.startswith(tuple(f"{name}." for name in names)))
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -191,22 +242,28 @@ def build(architecture: Architecture) -> Classifier:
     Raises:
         ConfigError: no such model, or the model does not allow the image size or the head.
     """
-    try:
-        return _built(architecture)
-    except (ArithmeticError, AssertionError, ValueError, RuntimeError, TypeError) as error:
-        raise ConfigError(
-            f"{architecture.name} cannot be built for images of {architecture.image_size} px: "
-            f"{str(error).rstrip('.')}.",
-            fix="choose another data.image_size; many networks need more pixels, and many transformers a multiple of "
-            "their patch size.",
-        ) from error
+    with size_explained(architecture.in_words, architecture.image_size):
+        return _joined(architecture) if len(architecture.names) > 1 else _built(architecture)
+
+
+def _joined(architecture: Architecture) -> Classifier:
+    net = join(
+        architecture.names,
+        num_classes=architecture.num_classes,
+        image_size=architecture.image_size,
+        config=architecture.head,
+        normalisations=architecture.normalisations,
+    )
+    if architecture.classical is not None:
+        net.head = make_classical(architecture.classical, net.num_features, architecture.num_classes)
+    return Classifier(architecture, net, head_names=("head",), num_features=net.num_features)
 
 
 def _built(architecture: Architecture) -> Classifier:
-    name, size, num_classes = architecture.name, architecture.image_size, architecture.num_classes
+    (name,), size, num_classes = architecture.names, architecture.image_size, architecture.num_classes
     has_auxiliary = name == INCEPTION and _inception_side(size) >= SMALLEST_AUXILIARY_MAP
     extra = {"aux_logits": True} if has_auxiliary else {}
-    is_composed = not is_plain(architecture.head)
+    is_composed = architecture.classical is not None or not is_plain(architecture.head)
     dropout = plain_dropout(architecture.head)
     # The auxiliary head wants the classes also where the main one is left out.
     net = create_net(
@@ -217,6 +274,8 @@ def _built(architecture: Architecture) -> Classifier:
         if has_auxiliary:
             net.reset_classifier(0)  # type: ignore[operator]
         net, width = compose(name, net, num_classes, size, architecture.head)
+        if architecture.classical is not None:
+            net.head = make_classical(architecture.classical, width, num_classes)
         names: tuple[str, ...] = ("head",)
     else:
         names, width = _divide(net, name, size)

@@ -1,25 +1,35 @@
-"""The bundle: the deployable folder of one classifier. Data only, hashed, in a closed schema; nothing executable.
+"""The bundle: the deployable folder of a classifier. Data only, hashed, in a closed schema; nothing executable.
 
 ```
-bundle/
-  bundle.json         architecture, classes, preprocessing, temperature, facts, and the sha256 of every other file
-  model.safetensors   the weights
+bundle/                                          bundle/            of an ensemble
+  bundle.json         architecture, classes,       bundle.json      vote, weights, temperature, facts
+                      preprocessing, temperature   members/0/...    a bundle of one network
+  model.safetensors   the weights                  members/1/...
 ```
+bundle.json holds the sha256 of every other file.
+
 This module imports no torch until weights are asked for, so that a server can read a bundle without it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from foveal.config import Section
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.files import atomic_writer, read_json, sha256_file, write_json
-from foveal.model.config import HeadConfig
-from foveal.pixels.policy import POLICY_VERSION, Geometry, PixelPolicy
+from foveal.model.bundle_spec import (
+    BUNDLE_FILE,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    ArchitectureSpec,
+    BundleSpec,
+    EnsembleSpec,
+    member_folder,
+)
+from foveal.model.config import in_words
 from foveal.version import __version__
 
 if TYPE_CHECKING:
@@ -27,146 +37,22 @@ if TYPE_CHECKING:
 
     from foveal.model.build import Classifier
 
-BUNDLE_FILE = "bundle.json"
-WEIGHTS_FILE = "model.safetensors"
-FORMAT_VERSION = 1
+__all__ = [
+    "BUNDLE_FILE",
+    "WEIGHTS_FILE",
+    "ArchitectureSpec",
+    "Bundle",
+    "BundleSpec",
+    "EnsembleBundle",
+    "find_bundle",
+    "is_bundle",
+    "open_bundle",
+    "read_bundle",
+    "update_bundle",
+    "write_bundle",
+]
 
-Side = Annotated[int, Field(ge=8, le=8192)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-class ArchitectureSpec(Section):
-    """What to build: a name of the zoo and its head."""
-
-    library: Literal["timm", "torchvision", "foveal"] = "timm"
-    """Where the name is looked up."""
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    """A model of the zoo, without a tag."""
-    head: HeadConfig = HeadConfig()
-    """What stands between the backbone and the classes."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _dropout_is_the_heads(cls, content: Any) -> Any:
-        """Bundles of the first versions have nothing but a share of dropout, beside the name."""
-        if isinstance(content, dict) and "head" not in content:
-            dropout = content.get("dropout")
-            if isinstance(dropout, int | float) and 0.0 <= dropout < 1.0:
-                rest = {key: value for key, value in content.items() if key != "dropout"}
-                return {**rest, "head": {"dropout": float(dropout)}}
-        return content
-
-
-class PreprocessingSpec(Section):
-    """How any image file becomes the model's input."""
-
-    policy_version: int
-    """Version of the pixel policy: what every file format and colour mode becomes."""
-    max_pixels: int = Field(ge=1, le=PixelPolicy.max_pixels)
-    """Largest number of pixels that is decoded; a bundle may not lift the limit that protects its user."""
-    size_px: Annotated[Side, Field(le=4096)]
-    """Side of the square input."""
-    store_px: Side
-    """Shorter side before the central square is cut."""
-    fit: Literal["crop", "pad", "squash"]
-    """How an oblong image becomes square."""
-    interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    """Resampling filter."""
-    background: tuple[Byte, Byte, Byte]
-    """Colour under transparency and padding."""
-    mean: tuple[float, float, float]
-    """Subtracted from red, green and blue in 0..1."""
-    std: tuple[Positive, Positive, Positive]
-    """What they are divided by then."""
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> "PreprocessingSpec":
-        try:
-            self.geometry()
-        except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from error
-        return self
-
-    def geometry(self) -> Geometry:
-        """The spatial part."""
-        return Geometry(
-            size_px=self.size_px,
-            store_px=self.store_px,
-            fit=self.fit,
-            interpolation=self.interpolation,
-            background=self.background,
-        )
-
-    def policy(self) -> PixelPolicy:
-        """The colour and safety part.
-
-        Raises:
-            ArtifactError: the bundle was made under a policy that this version does not know.
-        """
-        if self.policy_version != POLICY_VERSION:
-            raise ArtifactError(
-                f"The bundle was made with pixel policy {self.policy_version}, and this foveal has {POLICY_VERSION}.",
-                fix=f"use the foveal that made it; this is {__version__}.",
-            )
-        return PixelPolicy(background=self.background, max_pixels=self.max_pixels, version=self.policy_version)
-
-
-class TrainingDataSpec(Section):
-    """Which data the weights have seen."""
-
-    fingerprint: str
-    """SHA-256 over the hashes, boxes, labels and splits of all usable rows."""
-    num_images: dict[str, int]
-    """Images a split."""
-    box_margin: float = 0.0
-    """Margin around each box, as a share of its width and height, where the samples were boxes."""
-
-
-class WeightsSpec(Section):
-    """Where the weights started and under which licence."""
-
-    source: str
-    """pretrained, none, or a path."""
-    tag: str = ""
-    """The zoo's name of the starting weights."""
-    licence: str
-    """Licence of the starting weights; that of the code is another matter."""
-
-
-class BundleSpec(Section):
-    """The content of bundle.json."""
-
-    format_version: int
-    """Version of this layout."""
-    foveal_version: str
-    """What wrote it."""
-    architecture: ArchitectureSpec
-    """What to build."""
-    class_names: tuple[str, ...] = Field(min_length=2)
-    """Classes in the order of the outputs: a contract."""
-    preprocessing: PreprocessingSpec
-    """How a file becomes the input."""
-    temperature: float = Field(gt=0.0)
-    """What logits are divided by before the softmax; fitted on validation."""
-    ordered: bool = False
-    """Whether the classes are grades."""
-    training_data: TrainingDataSpec
-    """What it was trained on."""
-    weights: WeightsSpec
-    """Where it started."""
-    metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Headline metrics a split, with their intervals."""
-    files: dict[str, str]
-    """SHA-256 of every other file of the bundle."""
-
-    @model_validator(mode="after")
-    def _closed_file_list(self) -> "BundleSpec":
-        if set(self.files) != {WEIGHTS_FILE}:
-            raise ValueError(f"files: expected exactly {WEIGHTS_FILE}, and came {sorted(self.files)}")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError("class_names: a name occurs twice")
-        return self
+SpecT = TypeVar("SpecT", BundleSpec, EnsembleSpec)
 
 
 @dataclass(frozen=True)
@@ -193,13 +79,14 @@ class Bundle:
             ArtifactError: weights and architecture do not fit, or the zoo does not know the architecture.
         """
         from foveal.model.build import Architecture, build
-        from foveal.model.zoo import library_of
+        from foveal.model.zoo import libraries_of
 
-        found = library_of(self.spec.architecture.name)
+        found = libraries_of(self.spec.architecture.name)
         if found != self.spec.architecture.library:
             raise ArtifactError(
-                f"The bundle {self.path} wants {self.spec.architecture.name} of {self.spec.architecture.library}, and "
-                f"this foveal has one of {found}, which is another network.",
+                f"The bundle {self.path} wants {in_words(self.spec.architecture.name)} of "
+                f"{in_words(self.spec.architecture.library)}, and this foveal has one of {in_words(found)}, which is "
+                "another network.",
                 fix=f"use the foveal that wrote it, {self.spec.foveal_version}.",
             )
         preprocessing = self.spec.preprocessing
@@ -208,8 +95,10 @@ class Bundle:
             num_classes=len(self.spec.class_names),
             image_size=preprocessing.size_px,
             head=self.spec.architecture.head,
+            classical=self.spec.architecture.classical,
             mean=preprocessing.mean,
             std=preprocessing.std,
+            further_normalisations=self.spec.architecture.further_normalisations,
         )
         try:
             classifier = build(architecture)
@@ -222,10 +111,19 @@ class Bundle:
             classifier.net.load_state_dict(self.state(), strict=True)
         except RuntimeError as error:
             raise ArtifactError(
-                f"The weights in {self.path} do not fit {self.spec.architecture.name}: {error}.",
+                f"The weights in {self.path} do not fit {in_words(self.spec.architecture.name)}: {error}.",
                 fix="the bundle is inconsistent; export it again from its run.",
             ) from error
         return classifier.eval()
+
+
+@dataclass(frozen=True)
+class EnsembleBundle:
+    """Several bundles that vote, checked like one; its members know the same classes in the same order."""
+
+    path: Path
+    spec: EnsembleSpec
+    members: tuple[Bundle, ...]
 
 
 def is_bundle(path: Path) -> bool:
@@ -248,13 +146,56 @@ def find_bundle(path: Path) -> Path:
     )
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read and check a bundle: schema, format version, and the SHA-256 of every file.
+def open_bundle(path: Path) -> Bundle | EnsembleBundle:
+    """Read and check a bundle of any kind: schema, format version, and the SHA-256 of every file.
 
     Raises:
         ArtifactError: anything is missing, damaged, changed, newer than this foveal, or outside of the schema.
     """
     folder = find_bundle(path)
+    content = _content(folder)
+    if "members" not in content:
+        spec = _checked(folder, BundleSpec, content)
+        return Bundle(folder, spec)
+    ensemble = _checked(folder, EnsembleSpec, content)
+    members = tuple(_read_member(folder, number) for number in range(len(ensemble.members)))
+    if any(member.spec.class_names != ensemble.class_names for member in members):
+        raise ArtifactError(
+            f"The members of {folder} do not know the same classes in the same order.",
+            fix="the bundle is inconsistent; make it again with foveal ensemble.",
+        )
+    return EnsembleBundle(folder, ensemble, members)
+
+
+def _read_member(folder: Path, number: int) -> Bundle:
+    place = folder / member_folder(number)
+    content = _content(place)
+    if "members" in content:
+        raise ArtifactError(
+            f"A member of the ensemble {folder} is an ensemble itself: {member_folder(number)}.",
+            fix="make it again from single networks with foveal ensemble.",
+        )
+    return Bundle(place, _checked(place, BundleSpec, content))
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and check the bundle of one network, see `open_bundle`.
+
+    Raises:
+        ArtifactError: as `open_bundle`; or it is an ensemble.
+    """
+    folder = find_bundle(path)
+    content = _content(folder)
+    if "members" in content:
+        raise ArtifactError(
+            f"{path} is an ensemble, and one network is wanted here.",
+            fix=f"give one of its members, such as {folder / member_folder(0)}.",
+        )
+    return Bundle(folder, _checked(folder, BundleSpec, content))
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """What bundle.json holds, of a version that is known."""
     try:
         content = read_json(folder / BUNDLE_FILE)
     except FovealError as error:
@@ -265,8 +206,13 @@ def read_bundle(path: Path) -> Bundle:
             f"{folder / BUNDLE_FILE} has format version {version}, and this foveal reads {FORMAT_VERSION}.",
             fix="use the foveal that wrote it, or a newer one.",
         )
+    return dict(content)
+
+
+def _checked(folder: Path, schema: type[SpecT], content: dict[str, Any]) -> SpecT:
+    """The description by its schema, and every file that it names by its hash."""
     try:
-        spec = BundleSpec.model_validate(content)
+        spec = schema.model_validate(content)
     except ValidationError as error:
         problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ArtifactError(
@@ -282,15 +228,14 @@ def read_bundle(path: Path) -> Bundle:
                 f"{folder / name} is not the file that was written: its sha256 differs from bundle.json.",
                 fix="copy the bundle again; it was damaged or changed on the way.",
             )
-    return Bundle(folder, spec)
+    return spec
 
 
-def update_bundle(folder: Path, **changes: Any) -> BundleSpec:
+def update_bundle(folder: Path, **changes: Any) -> None:
     """Replace fields of a bundle's description, such as its temperature; the weights stay as they are."""
-    spec = read_bundle(folder).spec
-    changed = BundleSpec.model_validate({**spec.model_dump(), **changes})
+    spec = open_bundle(folder).spec
+    changed = type(spec).model_validate({**spec.model_dump(), **changes})
     write_json(folder / BUNDLE_FILE, changed.model_dump(mode="json"))
-    return changed
 
 
 def write_bundle(folder: Path, spec: Mapping[str, Any], state: Mapping[str, "torch.Tensor"]) -> Bundle:

@@ -8,6 +8,7 @@ from torch import nn
 
 from foveal.errors import ConfigError
 from foveal.model.build import Classifier
+from foveal.model.joint import JointNet
 
 
 def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
@@ -29,7 +30,7 @@ def run_blank(classifier: Classifier) -> None:
             classifier(torch.zeros(1, 3, size, size, device=classifier.mean.device))
     except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"{classifier.architecture.name} cannot take images of {size} x {size} px: {str(error).rstrip('.')}.",
+            f"{classifier.architecture.in_words} cannot take images of {size} x {size} px: {str(error).rstrip('.')}.",
             fix="choose another data.image_size (many networks need a multiple of 16 or 32, or more pixels), or a "
             "model.name that takes any size, such as resnet18.",
         ) from error
@@ -53,11 +54,11 @@ def count_macs(classifier: Classifier) -> int:
 
 
 def summarise(classifier: Classifier, class_names: Sequence[str]) -> str:
-    """The text of model.txt: totals first, then a line a module down to two levels."""
+    """The text of model.txt: totals first, then a line a module down to two levels of each backbone."""
     net = classifier.net
-    architecture = classifier.architecture
+    architecture, size = classifier.architecture, classifier.architecture.image_size
     lines = [
-        f"{architecture.name}: {len(class_names)} classes, {architecture.image_size} x {architecture.image_size} px",
+        f"{architecture.in_words}: {len(class_names)} classes, {size} x {size} px",
         f"parameters          {count_parameters(net):>14,}",
         f"trainable           {count_parameters(net, trainable_only=True):>14,}",
         f"multiply-accumulates{count_macs(classifier):>14,} for one image",
@@ -65,12 +66,21 @@ def summarise(classifier: Classifier, class_names: Sequence[str]) -> str:
         "",
         f"{'module':<44}{'kind':<28}{'parameters':>14}  trains",
     ]
+    told = _names_of_branches(classifier)
     for name, module in net.named_modules():
-        if name and name.count(".") <= 1:
-            lines.append(
-                f"{name:<44}{type(module).__name__:<28}{count_parameters(module):>14,}  {_what_trains(module)}"
-            )
+        # A branch's backbone lies two levels further down.
+        if name and name.count(".") <= (3 if told and name.startswith("branches.") else 1):
+            kind = told.get(name, type(module).__name__)
+            lines.append(f"{name:<44}{kind:<28}{count_parameters(module):>14,}  {_what_trains(module)}")
     return "\n".join(lines) + "\n"
+
+
+def _names_of_branches(classifier: Classifier) -> dict[str, str]:
+    """Which model each backbone of a joint network is, by its place in it; empty for one backbone."""
+    if not isinstance(classifier.net, JointNet):
+        return {}
+    names = classifier.architecture.names
+    return {f"{prefix}backbone": name for (prefix, _), name in zip(classifier.net.named_branches(), names, strict=True)}
 
 
 def _what_trains(module: nn.Module) -> str:

@@ -37,6 +37,7 @@ _MOST_AT_ONCE = 256
 
 _HEAD_KEYS: dict[str, Any] = {
     "num_classes": True,
+    "classical": True,
     "head": {"kind", "layers", "dropout", "batch_norm", "activation"},
 }
 """Of an architecture: what comes after the features, so that it may differ."""
@@ -121,7 +122,9 @@ def features_form(classifier: Classifier, recipe: Recipe, *, device: torch.devic
         str(autocast),
         backbone_digest(classifier),
     )
-    return f"features-{architecture.name}-{sha256_bytes(repr(choices).encode())[:16]}"
+    # The hash says all; the name is for people who look into the folder, and has to stay a short one.
+    name = architecture.name if isinstance(architecture.name, str) else "joint"
+    return f"features-{name}-{sha256_bytes(repr(choices).encode())[:16]}"
 
 
 def backbone_digest(classifier: Classifier) -> str:

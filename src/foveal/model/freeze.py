@@ -5,7 +5,8 @@ count too. They are counted in the order in which an image passes through them, 
 What else has parameters goes with them: norms, layer scales and learnt activations with the layer before them (as in
 conv-norm-activation); position embeddings, class tokens and the like, which belong to no layer, train where every layer
 of the module that holds them does. The head, and what stands between it and the backbone, always trains whole: it is
-new, and nothing is gained by keeping random weights.
+new, and nothing is gained by keeping random weights. Where several backbones stand under one head, all of this holds
+for each of them with the head.
 
 *Stages* are those of timm's feature pyramid (`feature_info`), the stem being part of the first one or the first one
 itself; in transformers that keep their resolution each block is one.
@@ -23,6 +24,7 @@ from foveal.errors import ConfigError
 from foveal.model.build import Classifier
 from foveal.model.config import ModelConfig
 from foveal.model.costs import count_parameters, run_blank
+from foveal.model.joint import JointNet
 
 PARTIAL = "last:4"
 """What freeze=partial stands for."""
@@ -78,13 +80,15 @@ def set_training_mode(classifier: Classifier) -> None:
     if not loose:
         return
     passage = _Passage.of(classifier)
-    first_trained = min((passage.reached[m] for m in passage.order if _own_trains(m)), default=0)
-    frozen_before = [at for m in passage.order if (at := passage.reached[m]) < first_trained]
-    for module in loose:
-        at = passage.reached.get(module, first_trained)
-        # Dropout just before the first layer that trains is that layer's; statistics there are the frozen layer's.
-        if at < (first_trained if isinstance(module, _NormBase) else max(frozen_before, default=0)):
-            module.eval()
+    for way in _ways(classifier):
+        order = way.part_of(passage.order)
+        first_trained = min((passage.reached[m] for m in order if _own_trains(m)), default=0)
+        frozen_before = [at for m in order if (at := passage.reached[m]) < first_trained]
+        for module in way.part_of(loose):
+            at = passage.reached.get(module, first_trained)
+            # Dropout just before the first layer that trains is that layer's; statistics there are the frozen layer's.
+            if at < (first_trained if isinstance(module, _NormBase) else max(frozen_before, default=0)):
+                module.eval()
 
 
 def freeze_sentence(classifier: Classifier) -> str:
@@ -154,13 +158,44 @@ class _Passage:
         return max((self.left[part] for part in module.modules() if part in self.left), default=None)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How an image comes through one backbone to the classes.
+
+    Attributes:
+        name: the backbone's model.
+        trunk: the backbone.
+        modules: of it, of what is done to its map, and of the head.
+    """
+
+    name: str
+    trunk: nn.Module
+    modules: frozenset[nn.Module]
+
+    def part_of(self, modules: Sequence[nn.Module]) -> list[nn.Module]:
+        """Those that lie on this way, in their order."""
+        return [module for module in modules if module in self.modules]
+
+
+def _ways(classifier: Classifier) -> list[_Way]:
+    """The ways from the image to the classes, one a backbone; the head is on all of them."""
+    net = classifier.net
+    if not isinstance(net, JointNet):
+        return [_Way(classifier.architecture.in_words, classifier.backbone, frozenset(net.modules()))]
+    head = frozenset(net.head.modules())
+    return [
+        _Way(name, branch.backbone, head | frozenset(branch.modules()))
+        for name, (_, branch) in zip(classifier.architecture.names, net.named_branches(), strict=True)
+    ]
+
+
 def _trained_parts(classifier: Classifier, freezes: Sequence[str]) -> dict[str, set[int]]:
     """The identities of the parameters that train, by freeze."""
     passage = None if set(freezes) <= {"none", "all"} else _Passage.of(classifier)
     new = [*classifier.neck_modules(), *classifier.head_modules()]
     behind = {id(p) for module in new for p in module.parameters()}
     parts: dict[str, set[int]] = {}
-    problems = []
+    problems: list[str] = []
     for freeze in freezes:
         kind, _, number = (PARTIAL if freeze == "partial" else freeze).partition(":")
         if kind == "none":
@@ -169,12 +204,15 @@ def _trained_parts(classifier: Classifier, freezes: Sequence[str]) -> dict[str, 
             parts[freeze] = set(behind)
         else:
             choose = _from_layer if kind == "last" else _from_stage
-            chosen = choose(classifier, passage, int(number))
-            if isinstance(chosen, str):
-                problems.append(f"{freeze}: {classifier.architecture.name} has {chosen}")
-            else:
-                parts[freeze] = behind | _parameters_of(passage, chosen)
-    if problems:
+            chosen: list[nn.Module] = []
+            for way in _ways(classifier):
+                found = choose(way, passage, int(number))
+                if isinstance(found, str):
+                    problems.append(f"{freeze}: {way.name} has {found}")
+                else:
+                    chosen += found
+            parts[freeze] = behind | _parameters_of(passage, chosen)
+    if problems := list(dict.fromkeys(problems)):
         raise ConfigError(
             f"model.freeze: {problems[0]}." if len(problems) == 1 else "model.freeze asks for more than there is.",
             problems=problems if len(problems) > 1 else (),
@@ -183,19 +221,19 @@ def _trained_parts(classifier: Classifier, freezes: Sequence[str]) -> dict[str, 
     return parts
 
 
-def _from_layer(classifier: Classifier, passage: _Passage, num_layers: int) -> list[nn.Module] | str:
+def _from_layer(way: _Way, passage: _Passage, num_layers: int) -> list[nn.Module] | str:
     """The modules from the n-th last layer with weights on, or how many there are."""
-    del classifier
-    places = [place for place, module in enumerate(passage.order) if _has_weight_matrix(module)]
+    order = way.part_of(passage.order)
+    places = [place for place, module in enumerate(order) if _has_weight_matrix(module)]
     if num_layers > len(places):
         return f"{len(places)} layers with weights"
     # What comes before the first layer goes with the first.
-    return list(passage.order[places[-num_layers] if num_layers < len(places) else 0 :])
+    return order[places[-num_layers] if num_layers < len(places) else 0 :]
 
 
-def _from_stage(classifier: Classifier, passage: _Passage, num_stages: int) -> list[nn.Module] | str:
+def _from_stage(way: _Way, passage: _Passage, num_stages: int) -> list[nn.Module] | str:
     """The modules of the last stages and behind them, or how many stages there are."""
-    trunk: Any = getattr(classifier.net, "backbone", classifier.net)
+    trunk: Any = way.trunk
     known = getattr(trunk, "feature_info", None) or ()
     ends = []
     for stage in getattr(known, "info", known):
@@ -209,7 +247,7 @@ def _from_stage(classifier: Classifier, passage: _Passage, num_stages: int) -> l
     if num_stages > len(ends):
         return f"{len(ends)} stages" if ends else "no stages"
     begin = -1 if num_stages == len(ends) else ends[-num_stages - 1]
-    return [module for module in passage.order if passage.reached[module] > begin]
+    return [module for module in way.part_of(passage.order) if passage.reached[module] > begin]
 
 
 def _parameters_of(passage: _Passage, chosen: Sequence[nn.Module]) -> set[int]:

@@ -13,11 +13,15 @@ import torch
 
 from foveal.errors import ArtifactError
 from foveal.model.build import Classifier
+from foveal.model.config import Names, each_name
 from foveal.model.heads import ComposedNet
+from foveal.model.joint import JointNet
 from foveal.model.tensors import first_line, read_tensors
 from foveal.model.zoo import create_net, library_of, pretrained_facts
 
 UNKNOWN_LICENCE = "unknown"
+FROM_RANDOM = "none: trained from a random start"
+"""In place of a licence."""
 REACH_SECONDS = 4.0
 _PREFIXES = ("net.", "model.", "module.", "_orig_mod.", "classifier.net.")
 """What other programs, and our own checkpoints of a whole classifier, put before every name."""
@@ -63,28 +67,62 @@ class WeightsOrigin:
 
 
 def load_weights(
-    classifier: Classifier, name: str, weights: str, *, class_names: Sequence[str] | None = None
+    classifier: Classifier, name: Names, weights: Names, *, class_names: Sequence[str] | None = None
 ) -> WeightsOrigin:
     """Fill a fresh classifier.
 
     Args:
         classifier: the model to fill, in place.
-        name: the zoo's name, with its tag if one was asked for.
-        weights: "pretrained", "none", or a path to a run, a bundle, a .safetensors or a .pth/.pt/.ckpt of tensors.
+        name: the zoo's name, with its tag if one was asked for; several, where several backbones have one head.
+        weights: "pretrained", "none", or a path to a run, a bundle, a .safetensors or a .pth/.pt/.ckpt of tensors; for
+            several backbones one for all, or one for each.
         class_names: the model's classes in order; a bundle's last layer is taken over only where its classes are the
-            same in the same order.
+            same in the same order, or grown where all of them are among these.
 
     Raises:
         ArtifactError: the weights are not at hand, are damaged, hold more than tensors, or fit nowhere.
     """
     if weights == "none":
-        return WeightsOrigin("none", "", "none: trained from a random start", 0, ())
+        return WeightsOrigin("none", "", FROM_RANDOM, 0, ())
+    if isinstance(classifier.net, JointNet) and (weights == "pretrained" or not isinstance(weights, str)):
+        starts = (weights,) * len(each_name(name)) if isinstance(weights, str) else weights
+        return _fill_branches(classifier, classifier.net, each_name(name), starts)
+    (weights,) = each_name(weights)
     if weights == "pretrained":
+        (name,) = each_name(name)
         facts = pretrained_facts(name)
         state, tag = _pretrained_state(classifier, name, facts)
         licence = str(facts.get("license") or UNKNOWN_LICENCE)
         return _fill(classifier, state, WeightsOrigin("pretrained", tag, licence, 0, ()))
     return load_own(classifier, Path(weights).expanduser(), class_names=class_names)
+
+
+def _fill_branches(classifier: Classifier, net: JointNet, names: Sequence[str], starts: Sequence[str]) -> WeightsOrigin:
+    """Fill each backbone of a joint network from what is its own; the head keeps its random start."""
+    if set(starts) == {"none"}:
+        return WeightsOrigin("none", "", FROM_RANDOM, 0, ())
+    origins: list[WeightsOrigin] = []
+    for name, start, (prefix, branch) in zip(names, starts, net.named_branches(), strict=True):
+        if start == "none":
+            missing = tuple(prefix + key for key in branch.state_dict())
+            origins.append(WeightsOrigin("none", "", FROM_RANDOM, 0, missing))
+            continue
+        # A classifier of that branch alone, whose tensors are the joint one's.
+        architecture = classifier.architecture.model_copy(
+            update={"name": name.partition(".")[0], "further_normalisations": ()}
+        )
+        own = load_weights(Classifier(architecture, branch), name, start)
+        origins.append(replace(own, not_loaded=tuple(prefix + key for key in own.not_loaded)))
+    head = tuple(f"head.{key}" for key in net.head.state_dict())
+    return WeightsOrigin(
+        source=" + ".join(dict.fromkeys(origin.source for origin in origins)),
+        tag=" + ".join(origin.tag or origin.source for origin in origins) if any(o.tag for o in origins) else "",
+        licence=" + ".join(dict.fromkeys(origin.licence for origin in origins)),
+        num_loaded=sum(origin.num_loaded for origin in origins),
+        not_loaded=(*(key for origin in origins for key in origin.not_loaded), *head),
+        left_over=tuple(key for origin in origins for key in origin.left_over),
+        note=" ".join(dict.fromkeys(origin.note for origin in origins if origin.note)),
+    )
 
 
 def load_own(classifier: Classifier, path: Path, *, class_names: Sequence[str] | None = None) -> WeightsOrigin:
@@ -98,9 +136,19 @@ def load_own(classifier: Classifier, path: Path, *, class_names: Sequence[str] |
     if is_bundle(path):
         bundle = read_bundle(path)
         others = class_names is not None and tuple(class_names) != bundle.spec.class_names
+        state, origin = (
+            bundle.state(),
+            WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, ()),
+        )
+        if class_names is not None and (grown := _grown(classifier, state, bundle.spec.class_names, class_names)):
+            num_old = len(bundle.spec.class_names)
+            note = (
+                f"Its {num_old} classes are among these {len(class_names)}: their rows of the last layer are kept, and "
+                f"{len(class_names) - num_old} new ones start small."
+            )
+            return _fill(classifier, state | grown, replace(origin, note=note))
         note = "Its classes are not these in this order, so the last layer starts anew." if others else ""
-        origin = WeightsOrigin(str(path), bundle.spec.weights.tag, bundle.spec.weights.licence, 0, (), note=note)
-        return _fill(classifier, bundle.state(), origin, fresh_classes=others)
+        return _fill(classifier, state, replace(origin, note=note), fresh_classes=others)
     if not path.is_file():
         fault = (
             "the folder holds no bundle; a run has one once its training is over" if path.is_dir() else "nothing there"
@@ -114,6 +162,15 @@ def load_own(classifier: Classifier, path: Path, *, class_names: Sequence[str] |
         note = "A file names no classes: its last layer was taken over as if they were these, in this order."
         return replace(origin, note=note)
     return origin
+
+
+def _grown(
+    classifier: Classifier, state: dict[str, torch.Tensor], old_names: Sequence[str], class_names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The last layer of a bundle with rows for further classes; empty where it cannot be grown."""
+    from foveal.model.grow import can_grow, grown_tensors
+
+    return grown_tensors(classifier, state, old_names, class_names) if can_grow(old_names, class_names) else {}
 
 
 def _fill(
@@ -130,8 +187,9 @@ def _fill(
     }
     if not any(tensor.is_floating_point() for tensor in fitting.values()):
         raise ArtifactError(
-            f"Nothing in {origin.source} fits {classifier.architecture.name}.",
-            fix="choose the model.name that the weights were trained with.",
+            f"Nothing in {origin.source} fits {classifier.architecture.in_words}.",
+            fix="choose the model.name that the weights were trained with"
+            + (", or give a list with weights for each backbone." if isinstance(classifier.net, JointNet) else "."),
         )
     classifier.net.load_state_dict(fitting, strict=False)
     missing = tuple(key for key in own if key not in fitting)

@@ -5,7 +5,8 @@ its own.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from foveal.errors import ConfigError
 from foveal.model import alexnet, small_cnn
+from foveal.model.config import Names, each_name
 
 Library = Literal["timm", "torchvision", "foveal"]
 
@@ -62,6 +64,11 @@ def library_of(name: str) -> Library:
     return own[0] if own else "timm"
 
 
+def libraries_of(names: Names) -> Library | tuple[Library, ...]:
+    """Which library a name is looked up in, or each of several names."""
+    return library_of(names) if isinstance(names, str) else tuple(library_of(name) for name in names)
+
+
 def check_name(name: str) -> None:
     """Refuse what is not a plain name of the zoo: no hub addresses, no paths, no unknown models.
 
@@ -102,6 +109,47 @@ def pretrained_facts(name: str) -> dict[str, Any]:
         raise _no_such_tag(base, tag, ", ".join(tags)) from error
     facts: dict[str, Any] = found.to_dict() if found else {}
     return facts
+
+
+def facts_of_each(names: Names) -> tuple[dict[str, Any], ...]:
+    """What is known of the weights of one or several models, see `pretrained_facts`.
+
+    Raises:
+        ConfigError: what is wrong with any of the names, all at once.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    errors = []
+    for name in dict.fromkeys(each_name(names)):
+        try:
+            facts[name] = pretrained_facts(name)
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise ConfigError(
+            f"model.name: {len(errors)} of the {len(each_name(names))} networks are not there.",
+            problems=[error.message for error in errors],
+            fix=errors[0].fix,
+        ) from errors[0]
+    if errors:
+        raise errors[0]
+    return tuple(facts[name] for name in each_name(names))
+
+
+@contextmanager
+def size_explained(name: str, image_size: int) -> Iterator[None]:
+    """Say for what a network has, in its own words, refused to be built.
+
+    Raises:
+        ConfigError: in place of what the network's code raised.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"{name} cannot be built for images of {image_size} px: {str(error).rstrip('.')}.",
+            fix="choose another data.image_size; many networks need more pixels, and many transformers a multiple of "
+            "their patch size.",
+        ) from error
 
 
 def list_names(pattern: str) -> set[str]:

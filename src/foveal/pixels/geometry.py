@@ -121,11 +121,11 @@ def to_store(pixels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     height, width = pixels.shape[:2]
     side = geometry.store_px
     if geometry.fit == "squash":
-        return _resized(pixels, side, side, geometry)
+        return resized(pixels, side, side, geometry)
     if geometry.fit == "pad":
         longer = max(height, width)
         new_height, new_width = (max(1, _divided(edge * side, longer)) for edge in (height, width))
-        inner = _resized(pixels, new_height, new_width, geometry)
+        inner = resized(pixels, new_height, new_width, geometry)
         padded = np.empty((side, side, 3), np.uint8)
         padded[:] = geometry.background
         top, left = (side - new_height) // 2, (side - new_width) // 2
@@ -135,7 +135,7 @@ def to_store(pixels: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     shorter = min(height, width)
     pixels = _centre(pixels, min(height, MAX_ASPECT * shorter), min(width, MAX_ASPECT * shorter))
     height, width = pixels.shape[:2]
-    return _resized(pixels, _divided(height * side, shorter), _divided(width * side, shorter), geometry)
+    return resized(pixels, _divided(height * side, shorter), _divided(width * side, shorter), geometry)
 
 
 def to_square(stored: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
@@ -171,7 +171,18 @@ def _divided(dividend: int, divisor: int) -> int:
     return (2 * dividend + divisor) // (2 * divisor)
 
 
-def _resized(pixels: NDArray[np.uint8], height: int, width: int, geometry: Geometry) -> NDArray[np.uint8]:
+def resized(pixels: NDArray[np.uint8], height: int, width: int, geometry: Geometry) -> NDArray[np.uint8]:
+    """The image at another size, by the geometry's own filter; itself where it has that size already.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        height: the height wanted, in pixels.
+        width: the width wanted, in pixels.
+        geometry: names the filter.
+
+    Returns:
+        uint8 [height, width, 3], C-contiguous.
+    """
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)
     image = Image.fromarray(np.ascontiguousarray(pixels))

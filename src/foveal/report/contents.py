@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError
-from foveal.evaluation.plots import draw_plots
+from foveal.evaluation.plots import PLOT_NAMES, draw_plots
 from foveal.extras import require
 from foveal.files import read_json
 from foveal.metrics import SplitMetrics
 from foveal.run_folder import RunFolder
 from foveal.types import SPLITS
-
-PLOT_NAMES = ("confusion_counts", "confusion_rates", "reliability", "roc", "confidence_right_wrong")
 
 
 @dataclass(frozen=True)

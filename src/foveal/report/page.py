@@ -4,6 +4,7 @@ from pathlib import Path
 
 from foveal.files import write_text
 from foveal.report import sections
+from foveal.report.beyond_sections import beyond
 from foveal.report.contents import read_run
 from foveal.report.rendering import render
 from foveal.run_folder import RunFolder
@@ -42,6 +43,7 @@ def build_report(run: RunFolder) -> Path:
         **sections.mistakes(contents),
         **sections.probabilities(contents),
         **sections.examples(contents, pictures),
+        **beyond(run),
         **sections.figures(contents),
         **sections.settings(contents),
     )

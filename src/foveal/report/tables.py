@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from foveal.evaluation.drawing import split_name
 from foveal.metrics import QUALITY_METRICS, SplitMetrics
+from foveal.model.config import in_words
 from foveal.report.contents import RunContents, class_counts
 from foveal.report.numbers import MISSING, counted, duration, fine
 
@@ -172,7 +173,8 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
     """What the run was, in a few pairs of a heading and words."""
     bundle = run.bundle or {}
     size = bundle.get("preprocessing", {}).get("size_px") or run.section("data").get("image_size")
-    model = bundle.get("architecture", {}).get("name") or run.section("model").get("name")
+    names = bundle.get("architecture", {}).get("name") or run.section("model").get("name")
+    model = in_words(names if isinstance(names, str) else tuple(names)) if names else ""
     pairs = [("Model", f"{model or 'unknown'}, {size} px" if size else str(model or "unknown"))]
     weights = bundle.get("weights", {})
     if weights:

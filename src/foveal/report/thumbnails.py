@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -54,11 +54,24 @@ def make_thumbnails(
     """
     wanted = sorted(set(rows))
     some = manifest.take(np.array(wanted, dtype=np.int64))
+    sources = list(zip(some.absolute_paths(), some.boxes(), some.table["sha256"].to_pylist(), strict=True))
+    return dict(zip(wanted, thumbnails_of(sources, policy=policy, box_margin=box_margin), strict=True))
+
+
+def thumbnails_of(
+    sources: Sequence[tuple[Path, Box | None, str | None]], *, policy: PixelPolicy, box_margin: float = 0.0
+) -> list[Thumbnail]:
+    """Make the pictures of image files, in order; see `make_thumbnails`.
+
+    Args:
+        sources: each file, the part of it to show (None: all), and its hash as it was (None: not checked).
+        policy: how files become pixels.
+        box_margin: margin around each box, as a share of its width and height.
+    """
     make = partial(_make, policy=policy, box_margin=box_margin)
     # Decoding is done in C and lets go of the interpreter, so threads are enough.
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        made = pool.map(make, some.absolute_paths(), some.boxes(), some.table["sha256"].to_pylist())
-        return dict(zip(wanted, made, strict=True))
+        return list(pool.map(make, *zip(*sources, strict=True))) if sources else []
 
 
 def _make(path: Path, box: Box | None, sha256: str | None, *, policy: PixelPolicy, box_margin: float) -> Thumbnail:

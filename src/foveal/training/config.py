@@ -79,6 +79,22 @@ class EarlyStoppingConfig(Section):
         return value
 
 
+class DistillationConfig(Section):
+    """What a trained model says of the same images, which is to be kept (Li and Hoiem 2017)."""
+
+    teacher: str | None = None
+    """Path of a run or a bundle whose classes are among these; not given, nothing is distilled."""
+    weight: float = Field(default=1.0, ge=0.0)
+    """What the distance from the teacher counts beside the loss of the labels."""
+    temperature: float = Field(default=2.0, gt=0.0)
+    """What logits are divided by before they are compared: the higher, the more the small probabilities count."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a teacher that counts."""
+        return self.teacher is not None and self.weight > 0.0
+
+
 class TrainConfig(Section):
     """How long, how much at once, and on what."""
 
@@ -106,6 +122,8 @@ class TrainConfig(Section):
     """How much less easy images count in the focal loss; 0 is cross-entropy."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each label that is spread over all classes (Szegedy et al. 2016)."""
+    distillation: DistillationConfig = DistillationConfig()
+    """A trained model whose answers are kept while this one learns."""
     mixup: float = Field(default=0.0, ge=0.0)
     """Alpha of mixup (Zhang et al. 2018): images and labels of a batch are blended in pairs; 0 is off, 0.2 usual."""
     cutmix: float = Field(default=0.0, ge=0.0)

@@ -8,12 +8,14 @@ import math
 import shlex
 import signal
 import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from foveal.data.batches import Batch
 from foveal.errors import InterruptedRunError
@@ -50,6 +52,7 @@ def fit(
     resume: bool = False,
     processes: Processes | None = None,
     logs: Logs | None = None,
+    after_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Position:
     """Train to the last epoch, or until patience ends; `checkpoints/best.ckpt` holds the best epoch's weights.
 
@@ -62,6 +65,7 @@ def fit(
         resume: whether to go on from `checkpoints/last.ckpt`.
         processes: which train together; this one alone if not given.
         logs: where figures and images go besides; nowhere if not given.
+        after_epoch: told each epoch's row once its checkpoint is written; an exception ends the training.
 
     Raises:
         TrainingError: the loss is not finite, or memory ran out.
@@ -69,7 +73,7 @@ def fit(
         ArtifactError: `resume`, and there is no checkpoint that can be read.
     """
     try:
-        loop = _Loop(classifier, data, config, run, progress, processes or Processes(), logs or Logs())
+        loop = _Loop(classifier, data, config, run, progress, processes or Processes(), logs or Logs(), after_epoch)
         if resume:
             loop.resume()
         loop.show_images()
@@ -94,9 +98,10 @@ class _Loop:
         progress: Progress,
         processes: Processes,
         logs: Logs,
+        after_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.classifier, self.data, self.config, self.run, self.progress = classifier, data, config, run, progress
-        self.processes, self.logs = processes, logs
+        self.processes, self.logs, self.after_epoch = processes, logs, after_epoch
         # No more than it takes, where all images together are less than a step.
         self.position = Position(num_parts=-(-data.train.batch_size // config.train.batch_size))
         self.request = StopRequest()
@@ -106,6 +111,7 @@ class _Loop:
         self.watch = Watch(data.class_names, steps_per_epoch=len(data.train))
         self.val_confusion: NDArray[np.int64] | None = None
         self.resources = Resources(self.device)
+        self.frozen: checkpoint.Frozen | None = None
         self.saved_at = time.monotonic()
 
     def tell(self, sentence: str) -> None:
@@ -129,6 +135,8 @@ class _Loop:
             self.running.restore(content["running"])
         if not self.processes.is_leader:
             return
+        if content.get("frozen"):
+            self.frozen = checkpoint.Frozen(self.run.checkpoints, self.classifier.net, content["frozen"])
         # The process may have been killed between the checkpoint and this table.
         self.write_metrics()
         where = "the last epoch is over" if self.position.finished else self.where()
@@ -193,13 +201,17 @@ class _Loop:
                 rate = position.step * self.data.train.batch_size / position.seconds
                 bar.advance(1, note=f"epoch {position.epoch + 1}/{self.config.train.epochs}, {rate:,.0f} images/s")
                 if self.is_due():
-                    self.refuse_bad(losses.rest() or bad_weights(list(self.classifier.parameters()), rows))
+                    self.refuse_bad(losses.rest() or bad_weights(self.moving(), rows))
                     self.save_last()
                     self.stop_if_asked()
                 mark = time.perf_counter()
-        self.refuse_bad(losses.rest() or bad_weights(list(self.classifier.parameters()), rows))
+        self.refuse_bad(losses.rest() or bad_weights(self.moving(), rows))
         self.end_epoch()
         self.stop_if_asked()
+
+    def moving(self) -> list[nn.Parameter]:
+        """The weights that train in this epoch."""
+        return [parameter for parameter in self.classifier.parameters() if parameter.requires_grad]
 
     def train_step(self, batch: Batch) -> torch.Tensor:
         stepped = self.stepper.step(batch, self.position)
@@ -268,6 +280,8 @@ class _Loop:
         self.progress.say(_epoch_sentence(row, self.config.train.epochs, position.best_epoch == position.epoch))
         for sentence in warnings:
             self.tell(sentence)
+        if self.after_epoch is not None:
+            self.after_epoch(row)
 
     def watch_over(self, row: dict[str, Any], confusion: NDArray[np.int64]) -> list[str]:
         """What the figures of an epoch give to worry about."""
@@ -291,6 +305,7 @@ class _Loop:
                 checkpoint.save(
                     self.run.checkpoints / checkpoint.BEST,
                     {"model": self.classifier.net.state_dict(), "epoch": position.best_epoch, "row": row},
+                    self.kept_apart(),
                 )
 
     def write_metrics(self) -> None:
@@ -305,8 +320,14 @@ class _Loop:
         running = self.running.reduce(self.processes.sum).state() if self.position.step else {}
         if self.processes.is_leader:
             content = {**self.stepper.state(), "position": vars(self.position), "running": running}
-            checkpoint.save_last(self.run.checkpoints, content)
+            checkpoint.save_last(self.run.checkpoints, content, self.kept_apart())
         self.saved_at = time.monotonic()
+
+    def kept_apart(self) -> checkpoint.Frozen | None:
+        """The backbone, where it never moves: else it would be most of what an epoch writes, and of the epoch."""
+        if self.frozen is None and self.data.head is not None:
+            self.frozen = checkpoint.Frozen(self.run.checkpoints, self.classifier.net)
+        return self.frozen
 
     def where(self) -> str:
         return f"epoch {self.position.epoch + 1}, step {self.position.step} of {len(self.data.train)}"

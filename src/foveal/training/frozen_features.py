@@ -40,12 +40,14 @@ def features_can_be_cached(config: ResolvedConfig, classifier: Classifier, num_i
         return "the augmentation changes the images from epoch to epoch (augment.policy=none would not)"
     if train.mixup or train.cutmix:
         return "images are blended with others of their batch (train.mixup, train.cutmix)"
+    if train.distillation.is_on:
+        return "the teacher has to see the images (train.distillation)"
     if train.devices * train.nodes > 1:
         return "several processes train together (train.devices, train.nodes)"
     if classifier.neck_modules():
         return "model.head.attention and model.head.spatial_dropout come before the features are pooled"
     if not classifier.can_cache_features:
-        return f"the head of {classifier.architecture.name} takes more than the pooled features"
+        return f"the head of {classifier.architecture.in_words} takes more than the pooled features"
     needed, cap = 4 * num_images * classifier.num_features, config.data.store_cap_gib * (1 << 30)
     if needed > cap:
         return f"they need {needed / (1 << 30):.1f} GiB, and data.store_cap_gib is {config.data.store_cap_gib:g}"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.errors import TrainingError
+from foveal.model.config import in_words
 from foveal.training import checkpoint
 from foveal.training.config import ResolvedConfig
 
@@ -101,14 +102,14 @@ def explained(error: Exception, config: ResolvedConfig) -> TrainingError | None:
         )
     if "Expected more than 1 value per channel" in text:
         return TrainingError(
-            f"{config.model.name} normalises over the batch, and cannot learn from one image at a time at "
+            f"{in_words(config.model.name)} normalises over the batch, and cannot learn from one image at a time at "
             f"data.image_size={config.data.image_size}.",
             fix=f"raise train.batch_size (it is {config.train.batch_size}), or choose another model.name.",
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = text.strip().splitlines()[0] if text.strip() else repr(error)
         return TrainingError(
-            f"torch.compile could not compile {config.model.name}: {reason}.",
+            f"torch.compile could not compile {in_words(config.model.name)}: {reason}.",
             fix="leave train.compile=false; it changes speed only.",
         )
     if config.train.devices * config.train.nodes > 1 and any(words in text for words in OTHER_PROCESS_WORDS):

@@ -5,6 +5,7 @@ from typing import Any
 
 from foveal.config import dump_yaml
 from foveal.model.build import Classifier
+from foveal.model.config import in_words
 from foveal.model.costs import count_macs, count_parameters, layer_outputs
 from foveal.training.config import ResolvedConfig
 
@@ -55,8 +56,8 @@ class TrainPlan:
             "",
             f"images      {images}" + (f"; {self.num_quarantined:,} quarantined" if self.num_quarantined else ""),
             f"classes     {len(self.class_names)}: {shown}",
-            f"model       {config.model.name}, {self.num_parameters:,} parameters, {self.num_trainable:,} train, "
-            f"{self.macs / 1e6:,.0f} million multiply-accumulates an image",
+            f"model       {in_words(config.model.name)}, {self.num_parameters:,} parameters, "
+            f"{self.num_trainable:,} train, {self.macs / 1e6:,.0f} million multiply-accumulates an image",
             f"steps       {self.num_steps:,}: {config.train.epochs} epochs of {self.steps_per_epoch:,} at "
             f"{config.train.batch_size * config.train.accumulate} images",
             f"memory      about {self.memory_mib:,} MiB on {config.train.device}, in {config.train.precision}",

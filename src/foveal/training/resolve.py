@@ -1,6 +1,7 @@
 """From the wishes of a configuration and the facts of data and machine to what will be done."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,10 @@ from foveal.errors import ConfigError
 from foveal.machine import num_cpus, num_threads
 from foveal.model.build import Architecture, build
 from foveal.model.bundle import is_bundle, read_bundle
+from foveal.model.config import Normalisation, each_name
 from foveal.model.costs import depthwise_share
 from foveal.model.devices import choose_device
-from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD, pretrained_facts
+from foveal.model.zoo import IMAGENET_MEAN, IMAGENET_STD, facts_of_each
 from foveal.pixels.policy import Geometry
 from foveal.training.batch_size import largest_batch_size
 from foveal.training.config import Config, ResolvedConfig
@@ -57,8 +59,8 @@ def resolve(config: Config, facts: Facts) -> ResolvedConfig:
             was forced on and is too large for its cap.
     """
     check_optim(config.optim)
-    weights = pretrained_facts(config.model.name)
-    starts_from_weights = config.model.weights != "none"
+    weights = facts_of_each(config.model.name)
+    starts_from_weights = set(config.model.starts) != {"none"}
     device = choose_device(config.train.device)
     batch_size = _batch_size(config, facts, device)
     _check_processes(config, device, num_images=min(batch_size * config.train.accumulate, max(1, facts.num_train)))
@@ -116,26 +118,44 @@ def geometry_of(config: ResolvedConfig) -> Geometry:
 
 def architecture_of(config: ResolvedConfig, num_classes: int) -> Architecture:
     """The network that a configuration asks for."""
-    mean, std = _normalisation(config)
+    first, *further = _normalisations(config)
+    names = tuple(name.partition(".")[0] for name in config.model.names)
     return Architecture(
-        name=config.model.name.partition(".")[0],
+        name=names if len(names) > 1 else names[0],
         num_classes=num_classes,
         image_size=config.data.image_size,
         head=config.model.head,
-        mean=mean,
-        std=std,
+        mean=first.mean,
+        std=first.std,
+        further_normalisations=tuple(further) if any(each != first for each in further) else (),
     )
 
 
-def _normalisation(config: ResolvedConfig) -> tuple[Rgb, Rgb]:
-    """Mean and standard deviation that the starting weights were trained with; ImageNet's where nobody says."""
-    if config.model.weights == "pretrained":
-        facts = pretrained_facts(config.model.name)
-        return tuple(facts.get("mean", IMAGENET_MEAN)), tuple(facts.get("std", IMAGENET_STD))
-    if config.model.weights != "none" and is_bundle(Path(config.model.weights).expanduser()):
-        preprocessing = read_bundle(Path(config.model.weights).expanduser()).spec.preprocessing
-        return preprocessing.mean, preprocessing.std
-    return IMAGENET_MEAN, IMAGENET_STD
+def _normalisations(config: ResolvedConfig) -> tuple[Normalisation, ...]:
+    """What each backbone's starting weights were trained with; ImageNet's where nobody says."""
+    names, weights = config.model.names, config.model.weights
+    if isinstance(weights, str) and len(names) > 1 and (joint := _of_bundle(weights)):
+        # One bundle for all: that of a joint network, if it fits at all.
+        return joint if len(joint) == len(names) else joint[:1] * len(names)
+    usual = Normalisation(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    found = []
+    for facts, start in zip(facts_of_each(config.model.name), config.model.starts, strict=True):
+        if start == "pretrained":
+            found.append(Normalisation(mean=facts.get("mean", IMAGENET_MEAN), std=facts.get("std", IMAGENET_STD)))
+        else:
+            found.append(next(iter(_of_bundle(start)), usual))
+    return tuple(found)
+
+
+def _of_bundle(start: str) -> tuple[Normalisation, ...]:
+    """What each backbone of a bundle wants; empty where the weights are none of a bundle."""
+    path = Path(start).expanduser()
+    if start in {"pretrained", "none"} or not is_bundle(path):
+        return ()
+    spec = read_bundle(path).spec
+    first = Normalisation(mean=spec.preprocessing.mean, std=spec.preprocessing.std)
+    further = spec.architecture.further_normalisations
+    return (first, *(further or (first,) * (len(each_name(spec.architecture.name)) - 1)))
 
 
 def store_bytes(num_samples: int, median_aspect: float, store_px: int) -> int:
@@ -143,13 +163,36 @@ def store_bytes(num_samples: int, median_aspect: float, store_px: int) -> int:
     return int(num_samples * store_px * store_px * 3 * min(4.0, median_aspect))
 
 
-def _resolve_data(config: Config, facts: Facts, weights: dict[str, Any]) -> dict[str, Any]:
+def _own_side(config: Config, weights: Sequence[dict[str, Any]]) -> int | None:
+    """The side that the networks want, by what is known of them; None where any will do.
+
+    Raises:
+        ConfigError: several are fixed to sides of their own, which differ.
+    """
+    sides = [int(each.get("input_size", (3, LARGEST_DEFAULT_SIDE_PX, 0))[1]) for each in weights]
+    told = {
+        name: side
+        for name, side, each in zip(config.model.names, sides, weights, strict=True)
+        if each.get("fixed_input_size")
+    }
+    if len(set(told.values())) > 1:
+        wanted = ", ".join(f"{name} {side} px" for name, side in told.items())
+        raise ConfigError(
+            f"data.image_size=auto: the backbones want images of different sides: {wanted}.",
+            fix="set data.image_size; transformers take multiples of their patch size.",
+        )
+    if told:
+        return next(iter(told.values()))
+    return sides[0] if config.model.starts[0] == "pretrained" else None
+
+
+def _resolve_data(config: Config, facts: Facts, of_each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     data = config.data
-    pretrained = config.model.weights == "pretrained"
-    own_side = int(weights.get("input_size", (3, LARGEST_DEFAULT_SIDE_PX, 0))[1])
     size_px = data.image_size
     if size_px == "auto":
-        size_px = own_side if pretrained or weights.get("fixed_input_size") else _fitting_side(facts.median_side_px)
+        size_px = _own_side(config, of_each) or _fitting_side(facts.median_side_px)
+    # All backbones see the same square, which is made as the first of them wants it.
+    weights, pretrained = of_each[0], config.model.starts[0] == "pretrained"
     own_crop = float(weights.get("crop_pct") or DEFAULT_CROP_FRACTION) if pretrained else DEFAULT_CROP_FRACTION
     crop = max(0.51, own_crop) if data.crop_fraction == "auto" else data.crop_fraction
     filter_name = data.interpolation

@@ -11,6 +11,7 @@ from torch import nn
 
 from foveal.data.augment import Augmentation
 from foveal.data.batches import Batches, TrainingBatches
+from foveal.training.distillation import Teacher
 
 
 @dataclass
@@ -56,6 +57,7 @@ class TrainingData:
         paths: the file of every row.
         train_labels: int64 [n], class numbers of the training images.
         head: what takes the place of the whole network where the batches hold a frozen backbone's features.
+        teacher: a trained model whose answers are kept; None for none.
     """
 
     train: TrainingBatches
@@ -65,3 +67,4 @@ class TrainingData:
     paths: Sequence[Path]
     train_labels: NDArray[np.int64]
     head: nn.Module | None = None
+    teacher: Teacher | None = None

@@ -33,7 +33,7 @@ class Stepped:
     """What a step has computed of this process's share of the images.
 
     Attributes:
-        loss: the mean over them, a scalar on the device.
+        loss: the mean over them, a scalar on the device; of the labels alone, where there is a teacher.
         logits: float32 [n, classes], before the step moved the weights.
         targets: int64 [n], or float32 [n, classes] where images were mixed.
         weight: what they count in the mean over all, a scalar.
@@ -91,6 +91,7 @@ class Stepper:
         classifier.to(memory_format=torch.channels_last)
         counts = np.bincount(data.train_labels, minlength=len(data.class_names))
         self.criterion = make_criterion(config.train, data.class_names, counts).to(self.device)
+        self.teacher = None if data.teacher is None else data.teacher.to(self.device)
         self.mixing = Mixing(config.train, len(data.class_names))
         self.augmentation = data.augmentation.to(self.device)
         # Over all that ever trains; what is frozen at first has no gradient, and optimisers pass it over.
@@ -191,6 +192,11 @@ class Stepper:
                 found, auxiliary = self._logits(some)
                 loss = self.criterion(found, theirs).sum()
                 whole = loss if auxiliary is None else loss + AUXILIARY_WEIGHT * self.criterion(auxiliary, theirs).sum()
+                if self.teacher is not None:
+                    with self.fabric.autocast():
+                        kept = self.teacher(some)
+                    # What an image counts for its label it counts for the teacher as well.
+                    whole = whole + (self.teacher.distance(found, kept) * self.criterion.weights(theirs)).sum()
                 self.fabric.backward(whole * scale)
             losses.append(loss.detach())
             logits.append(found.detach())

@@ -1,0 +1,109 @@
+"""`foveal probe`: flags and printing; `api/probe.py` does the work."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foveal.cli.shell import (
+    AsJson,
+    Config,
+    Debug,
+    Device,
+    DryRun,
+    Force,
+    Overrides,
+    Seed,
+    app,
+    examples,
+    finish,
+    progress,
+    settings_of,
+    verb,
+)
+
+
+@app.command(
+    epilog=examples(
+        "foveal probe photos --backbone resnet18 --out probe",
+        "foveal probe photos --backbone resnet18,efficientnet_b0 --sizes 96,128 --heads logistic,knn --out probe2",
+    )
+)
+def probe(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder of class folders, or of splits, or a table.")],
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Frozen networks of the zoo; else model.name.")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(metavar="PX,...", help="Image sizes to try; else one.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Of logistic, knn, svm, forest, xgboost; else all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where table, page and bundle go.")] = Path("probe"),
+    config: Config = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Classical heads on a frozen backbone: the cheap baseline that fine-tuning has to beat."""
+    with verb(debug):
+        from foveal.api.probe import plan_probe
+        from foveal.api.probe import probe as run
+        from foveal.errors import ConfigError
+
+        backbones = [name.strip() for name in (backbone or "").split(",") if name.strip()]
+        names = [name.strip() for name in (heads or "").split(",") if name.strip()]
+        try:
+            sides = [int(side) for side in (sizes or "").split(",") if side.strip()]
+        except ValueError:
+            raise ConfigError(f"--sizes {sizes}: expected whole numbers of pixels, as in --sizes 96,128.") from None
+        settings = settings_of(overrides, seed, device)
+        if dry_run:
+            planned = plan_probe(
+                data, out, backbone=backbones, sizes=sides, heads=names, config=config, overrides=settings
+            )
+            finish(
+                planned.to_dict(),
+                as_json,
+                [str(planned)],
+                [_command(data, backbone, sizes, heads, out, config, settings)],
+            )
+            return
+        done = run(
+            data,
+            out,
+            backbone=backbones,
+            sizes=sides,
+            heads=names,
+            config=config,
+            overrides=settings,
+            force=force,
+            progress=progress(),
+        )
+        lines = [*done.table(), *done.sentences, f"Report: {done.report}", f"Bundle: {done.bundle}"]
+        finish(
+            done.to_dict(),
+            as_json,
+            lines,
+            [done.next_commands[0], done.next_commands[1].replace("DATA", shlex.quote(data))],
+        )
+
+
+def _command(
+    data: str,
+    backbone: str | None,
+    sizes: str | None,
+    heads: str | None,
+    out: Path,
+    config: Path | None,
+    settings: list[str],
+) -> str:
+    """The probe that was asked about, to be typed."""
+    flags = {"--backbone": backbone, "--sizes": sizes, "--heads": heads, "--config": config}
+    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["foveal", "probe", data, "--out", str(out), *words])

@@ -1,0 +1,421 @@
+"""Trainings that differ in one thing: every value of some keys, each with several seeds, on the same split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.data.manifest import Manifest
+from foveal.data.subset import draw_subset
+from foveal.errors import ConfigError, DataError, InterruptedRunError, TrainingError
+from foveal.evaluation.evaluate import groups_of
+from foveal.experiments.extend_cost import Answers, read_answers
+from foveal.experiments.outcome import Outcome
+from foveal.experiments.shared_data import SharedData
+from foveal.experiments.sub_run import train_in
+from foveal.experiments.summary import Row, mean_and_std, metrics_row, write_summary
+from foveal.experiments.sweep_axes import TRAIN_IMAGES, Axis, Point, folder_names
+from foveal.files import read_json
+from foveal.metrics import PairedComparison, compare_paired
+from foveal.metrics.paired import Verdict
+from foveal.progress import Progress
+from foveal.run_folder import ExperimentFolder, RunFolder
+from foveal.training.config import Config
+
+VERB = "sweep"
+VAL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of a sweep.
+
+    Attributes:
+        point: number of its value.
+        seed: of the training.
+        run: its folder.
+        outcome: what it came to; None where it failed.
+        failure: why it failed; empty otherwise.
+        num_train: images that it was trained on.
+        seconds: wall time of the training alone.
+    """
+
+    point: int
+    seed: int
+    run: RunFolder
+    outcome: Outcome | None
+    failure: str
+    num_train: int
+    seconds: float
+
+    def row(self, point: Point, monitor: str) -> Row:
+        """A row of summary.json: the figures of the test split, and those of validation with `val_` in front."""
+        facts: Row = {
+            "value": dict(point.values),
+            "seed": self.seed,
+            "run": f"runs/{self.run.path.name}",
+            "num_train": self.num_train,
+            "train_seconds": self.seconds,
+            "monitor": monitor,
+            "failure": self.failure,
+        }
+        if self.outcome is None:
+            return {"name": self.run.path.name, **facts}
+        val = self.outcome.metrics["val"]
+        own = {f"val_{name}": getattr(val, name) for name in VAL_FIGURES}
+        return metrics_row(
+            self.run.path.name, self.outcome.metrics["test"], **facts, **own, best_epoch=self.outcome.best_epoch
+        )
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one value of a sweep came to, over its seeds.
+
+    Attributes:
+        point: what it is.
+        runs: one a seed.
+        mean: of each figure over the seeds; empty where a run failed.
+        std: its standard deviation (n - 1); None where there is one seed.
+    """
+
+    point: Point
+    runs: tuple[Trained, ...]
+    mean: Mapping[str, Any] = field(default_factory=dict)
+    std: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its runs came to their end."""
+        return all(run.outcome is not None for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep came to.
+
+    Attributes:
+        axes: what was swept.
+        seeds: of the trainings.
+        monitor: the validation figure that a value is chosen by.
+        values: in the order that they were asked for.
+        best: number of the value that is best on validation; None where all failed.
+        against_first: the best and the first value on the test split; None where they are the same.
+        against_fewer: the largest number of training images and the next smaller one on the test split; None for
+            another sweep.
+    """
+
+    axes: tuple[Axis, ...]
+    seeds: tuple[int, ...]
+    monitor: str
+    values: tuple[Value, ...]
+    best: int | None
+    against_first: PairedComparison | None = None
+    against_fewer: PairedComparison | None = None
+
+    @property
+    def is_learning_curve(self) -> bool:
+        """Whether nothing but the number of training images changes."""
+        return [axis.key for axis in self.axes] == [TRAIN_IMAGES]
+
+
+def sweep_in(
+    folder: ExperimentFolder,
+    shared: SharedData,
+    axes: Sequence[Axis],
+    points: Sequence[Point],
+    seeds: Sequence[int],
+    progress: Progress,
+) -> Swept:
+    """Train every value with every seed; runs that are done are not done again.
+
+    Args:
+        folder: prepared, begun, and held by this process.
+        shared: the images and their one split.
+        axes: what is swept.
+        points: its combinations.
+        seeds: of the trainings; the split has its own.
+        progress: where to show it.
+
+    Raises:
+        FovealError: as `train`; a training that fails by itself, as by a loss that is not finite, does not end it.
+    """
+    _check_sizes(points, shared.manifest)
+    names, num = folder_names(points, seeds), len(points) * len(seeds)
+    runs: list[Trained] = []
+    for number, point in enumerate(points):
+        for seed in seeds:
+            progress.say(f"Run {len(runs) + 1} of {num}: {point.name}, seed {seed}.")
+            run = folder.run(names[number, seed])
+            runs.append(_train(run, shared, point, number, seed, folder, progress))
+    values = tuple(
+        _value(point, [run for run in runs if run.point == number], _monitor(points[0].config))
+        for number, point in enumerate(points)
+    )
+    swept = _judged(shared.manifest, tuple(axes), tuple(seeds), values)
+    write_summary(
+        folder.summary,
+        VERB,
+        [run.row(value.point, swept.monitor) for value in values for run in value.runs],
+        values=[_value_row(value) for value in values],
+        seeds=list(seeds),
+        monitor=swept.monitor,
+        best=None if swept.best is None else values[swept.best].point.name,
+        against_first=_to_dict(swept.against_first, len(seeds)),
+        against_fewer=_to_dict(swept.against_fewer, len(seeds)),
+        sentences=sentences_of(swept),
+    )
+    return swept
+
+
+def rows_with(manifest: Manifest, num_train: int | None, *, seed: int) -> NDArray[np.int64] | None:
+    """Rows of a learning curve: so many training images, stratified, and all of validation and test.
+
+    With the same seed, fewer images lie within more of them.
+
+    Args:
+        manifest: with its splits.
+        num_train: how many; None for all.
+        seed: decides the draw.
+
+    Returns:
+        int64 [n], in order; None for all rows.
+
+    Raises:
+        DataError: there are not as many, or not one of each class among them.
+    """
+    train = manifest.of_split("train")
+    if num_train is None or num_train == len(train):
+        return None
+    kept = manifest.is_usable() & (manifest.split_codes() > 0)
+    chosen = draw_subset(manifest.take(train), total=num_train, seed=seed, num_parts=1)
+    kept[train[chosen]] = True
+    return np.flatnonzero(kept)
+
+
+def sentences_of(swept: Swept) -> list[str]:
+    """Which value is best by validation, what it is worth on test, and whether that is told apart from the first."""
+    if swept.best is None:
+        return ["Every run of the sweep failed."]
+    best, first = swept.values[swept.best], swept.values[0]
+    figure = swept.monitor.removeprefix("val_").replace("_", " ").replace("f1", "F1")
+    lines = []
+    if swept.is_learning_curve:
+        lines.append(_learning_sentence(swept))
+    lines.append(
+        f"Best by validation: {best.point.name}, {figure} {_mean_std(best, _key(swept.monitor))}; on the test split "
+        f"accuracy {_mean_std(best, 'accuracy')}, macro F1 {_mean_std(best, 'macro_f1')}."
+    )
+    if swept.against_first is not None:
+        lines.append(_told_apart(swept.against_first, first.point.name, best.point.name, swept.seeds))
+    elif len(swept.values) > 1:
+        lines.append("That is the first value, which the others were to be compared with.")
+    lines += _at_the_edge(swept.axes, best)
+    if failed := [value.point.name for value in swept.values if not value.is_whole]:
+        lines.append(f"Without a result, because a training failed: {'; '.join(failed)}.")
+    looks = sum(run.outcome is not None for value in swept.values for run in value.runs)
+    lines.append(
+        f"Validation chose; each of the {looks} runs was measured on the test split, which is counted as a look and "
+        "decided nothing."
+        + ("" if len(swept.seeds) > 1 else " With one seed nobody knows how much another one would change.")
+    )
+    return lines
+
+
+def _train(
+    run: RunFolder,
+    shared: SharedData,
+    point: Point,
+    number: int,
+    seed: int,
+    folder: ExperimentFolder,
+    progress: Progress,
+) -> Trained:
+    rows = rows_with(shared.manifest, point.num_train, seed=seed)
+    settled = shared.settled(point.config.model_copy(update={"seed": seed}), rows=rows)
+    num_train = len(settled.manifest.of_split("train"))
+    outcome, failure = None, ""
+    try:
+        outcome = train_in(run, settled, progress)
+    except TrainingError as error:
+        # The next value may train well: a rate that is too high is one of the things that a sweep finds out.
+        failure = error.message
+        progress.say(f"It failed: {failure}")
+        folder.log_event("failed", run=run.path.name, message=failure)
+    except InterruptedRunError as stopped:
+        raise InterruptedRunError(
+            stopped.message,
+            signal_number=stopped.exit_code - 128,
+            fix="the same command goes on where it stopped.",
+        ) from stopped
+    timings = read_json(run.timings) if run.timings.is_file() else {}
+    seconds = float(timings.get("train", {}).get("wall_seconds", 0.0))
+    return Trained(number, seed, run, outcome, failure, num_train, seconds)
+
+
+def _check_sizes(points: Sequence[Point], manifest: Manifest) -> None:
+    """Refuse more training images than there are, before anything is trained."""
+    num = len(manifest.of_split("train"))
+    asked = sorted({point.num_train for point in points if point.num_train is not None})
+    if too_many := [number for number in asked if number > num]:
+        raise DataError(
+            f"The training split has {num:,} images, and the sweep asks for more.",
+            problems=[f"{TRAIN_IMAGES}: {number:,}" for number in too_many],
+            fix=f"ask for up to {num:,}, or for {TRAIN_IMAGES}=...,all.",
+        )
+    for number in asked[:1]:
+        rows_with(manifest, number, seed=0)  # the smallest must hold an image of each class
+
+
+def _monitor(config: Config) -> str:
+    return config.train.early_stopping.monitor
+
+
+def _key(monitor: str) -> str:
+    """The column of summary.json that holds what is monitored: of the bundle on validation, not of an epoch."""
+    name = {"val_loss": "val_log_loss", "val_macro_recall": "val_balanced_accuracy"}.get(monitor, monitor)
+    return name if name.removeprefix("val_") in VAL_FIGURES else "val_macro_f1"
+
+
+def _value(point: Point, runs: Sequence[Trained], monitor: str) -> Value:
+    if any(run.outcome is None for run in runs):
+        return Value(point, tuple(runs))
+    mean, std = mean_and_std([run.row(point, monitor) for run in runs])
+    for row in (mean, std):
+        row.pop("seed", None)
+    return Value(point, tuple(runs), mean, std)
+
+
+def _value_row(value: Value) -> Row:
+    return {
+        "name": value.point.name,
+        "value": dict(value.point.values),
+        "num_runs": len(value.runs),
+        "num_failed": sum(run.outcome is None for run in value.runs),
+        "mean": dict(value.mean),
+        "std": dict(value.std),
+    }
+
+
+def _judged(manifest: Manifest, axes: tuple[Axis, ...], seeds: tuple[int, ...], values: tuple[Value, ...]) -> Swept:
+    monitor = _monitor(values[0].point.config)
+    key = _key(monitor)
+    sign = -1.0 if key.endswith("loss") else 1.0
+    whole = [number for number, value in enumerate(values) if value.is_whole and value.mean.get(key) is not None]
+    # Of equals the one with the lower loss on validation, and of these the one that was named first.
+    best = max(
+        whole,
+        key=lambda number: (sign * values[number].mean[key], -(values[number].mean["val_log_loss"] or 0.0), -number),
+        default=None,
+    )
+    swept = Swept(axes, seeds, monitor, values, best)
+    groups = groups_of(manifest, manifest.of_split("test"))
+    first = fewer = None
+    if best is not None and best != 0 and values[0].is_whole:
+        first = compare_values(values[0], values[best], groups, seed=seeds[0])
+    if swept.is_learning_curve and len(whole) > 1:
+        by_size = sorted(whole, key=lambda number: values[number].runs[0].num_train)
+        fewer = compare_values(values[by_size[-2]], values[by_size[-1]], groups, seed=seeds[0])
+    return Swept(axes, seeds, monitor, values, best, first, fewer)
+
+
+def compare_values(first: Value, second: Value, groups: NDArray[np.int64] | None, *, seed: int) -> PairedComparison:
+    """Two values on the same test images, over all of their seeds.
+
+    The answers of the seeds stand one below the other, and an image with all of its answers is drawn as a whole, so
+    that the interval knows how many images there are. McNemar's test does not know it, and counts only with one seed.
+
+    Args:
+        first: one value.
+        second: the other, with as many seeds.
+        groups: int64 [n], the group of each test image; None where each stands for itself.
+        seed: of the resampling.
+    """
+    answers = [[_answers(run) for run in value.runs] for value in (first, second)]
+    if any(each.sample_ids != answers[0][0].sample_ids for value in answers for each in value):
+        raise ConfigError("The runs of the sweep do not have the same test images.", fix="start anew by --force.")
+    names, num = answers[0][0].class_names, len(first.runs)
+    labels = np.tile([names.index(label) for label in answers[0][0].labels], num)
+    images = np.arange(len(answers[0][0].labels)) if groups is None else groups
+    probabilities = [np.concatenate([each.probabilities for each in value]) for value in answers]
+    own = None if num == 1 and groups is None else np.tile(images, num)
+    found = compare_paired(labels, *probabilities, groups=own, seed=seed)
+    return found if num == 1 else replace(found, verdict=_verdict_of_interval(found))
+
+
+def _verdict_of_interval(found: PairedComparison) -> Verdict:
+    low, high = found.intervals.get("accuracy", (0.0, 0.0))
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
+def _to_dict(found: PairedComparison | None, num_seeds: int) -> Row | None:
+    """Plain values; over several seeds the counts are of answers, and McNemar's test does not hold."""
+    if found is None:
+        return None
+    row = {**found.to_dict(), "num_images": found.num_images // num_seeds, "num_seeds": num_seeds}
+    return row if num_seeds == 1 else {**row, "mcnemar_p": None, "mcnemar_test": None}
+
+
+def _answers(trained: Trained) -> Answers:
+    if trained.outcome is None:
+        raise ValueError("a run that failed has no answers")
+    metrics = trained.outcome.metrics["test"]
+    return read_answers(trained.run.evaluation("test") / "predictions.parquet", metrics.class_names)
+
+
+def _told_apart(found: PairedComparison, first: str, second: str, seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return found.sentence(first, second) + "."
+    images = found.num_images // len(seeds)
+    bounds = found.intervals.get("accuracy")
+    held = f" [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ""
+    figures = (
+        f"{found.second['accuracy']:.3f} against {found.first['accuracy']:.3f}, "
+        f"{found.differences['accuracy']:+.3f}{held}, mean of {len(seeds)} seeds on the same {images:,} test images"
+    )
+    if found.verdict == "undecided":
+        return f"{second} and {first} cannot be told apart: {figures}."
+    return f"{second} is {found.verdict} than {first}: {figures}."
+
+
+def _learning_sentence(swept: Swept) -> str:
+    whole = sorted((value for value in swept.values if value.is_whole), key=lambda value: value.runs[0].num_train)
+    if len(whole) < 2 or swept.against_fewer is None:
+        return "There are too few sizes for a learning curve."
+    fewer, more = whole[-2], whole[-1]
+    sizes = f"{fewer.runs[0].num_train:,} to {more.runs[0].num_train:,} training images"
+    gain = more.mean["val_accuracy"] - fewer.mean["val_accuracy"]
+    told = {
+        "better": "more images still help, and further ones probably would",
+        "undecided": "on test this cannot be told apart from nothing, so further images may bring little",
+        "worse": "on test it is worse, which is not what images usually do: look at the added ones",
+    }[swept.against_fewer.verdict]
+    return f"From {sizes} validation accuracy changes by {gain:+.3f}; {told}."
+
+
+def _at_the_edge(axes: Sequence[Axis], best: Value) -> list[str]:
+    """A word for each number whose best value is the least or the largest one: a better one may lie outside."""
+    lines = []
+    for axis in axes:
+        is_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in axis.values)
+        if axis.key == TRAIN_IMAGES or len(axis.values) < 2 or not is_numbers:
+            continue
+        chosen = best.point.values[axis.key]
+        for end, word in ((min(axis.values), "smallest"), (max(axis.values), "largest")):
+            if chosen == end:
+                lines.append(f"It is the {word} {axis.key} of the sweep; a better one may lie beyond.")
+    return lines
+
+
+def _mean_std(value: Value, key: str) -> str:
+    mean, std = value.mean.get(key), value.std.get(key)
+    if mean is None:
+        return "undefined"
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def looks_at_test(swept: Swept) -> int:
+    """How often the test split was measured, once a run."""
+    return sum(run.outcome is not None for value in swept.values for run in value.runs)
