@@ -13,10 +13,17 @@ from torch import nn
 from foveal.config import load
 from foveal.errors import DataError
 from foveal.experiments import check as checking
-from foveal.experiments import check_data
-from foveal.experiments.check import LEARNING_RATE, NETWORK, ONE_BATCH, SHUFFLED_LABELS, TRUE_LABELS, check_classifier
-from foveal.experiments.check_data import CheckData, read_check_data
-from foveal.experiments.check_network import look_at_network
+from foveal.experiments.check import data as check_data
+from foveal.experiments.check.data import CheckData, read_check_data
+from foveal.experiments.check.network import look_at_network
+from foveal.experiments.check.setup import (
+    LEARNING_RATE,
+    NETWORK,
+    ONE_BATCH,
+    SHUFFLED_LABELS,
+    TRUE_LABELS,
+    check_classifier,
+)
 from foveal.experiments.preparing import prepare
 from foveal.model.build import Classifier, build
 from foveal.progress import Silence

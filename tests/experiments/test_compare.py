@@ -20,8 +20,8 @@ from foveal.api.train import train
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.evaluation.drawing import draw_svg
-from foveal.experiments.compare_models import find_models
-from foveal.experiments.compare_result import MAIN_COLUMNS
+from foveal.experiments.compare.models import find_models
+from foveal.experiments.compare.result import MAIN_COLUMNS
 from foveal.files import read_json, write_json
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import read_bundle
@@ -63,7 +63,7 @@ def runs(_made: Runs, tmp_path: Path) -> Runs:
 
 @pytest.fixture(autouse=True)
 def _quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foveal.experiments.compare_costs.MAX_ROUNDS", 10)
+    monkeypatch.setattr("foveal.experiments.compare.costs.MAX_ROUNDS", 10)
 
 
 @pytest.fixture

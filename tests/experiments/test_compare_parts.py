@@ -9,10 +9,10 @@ import torch
 
 from foveal.data.manifest import Manifest
 from foveal.errors import DataError
-from foveal.experiments import compare_costs
-from foveal.experiments.compare import pareto_front
-from foveal.experiments.compare_answers import Answers, align
-from foveal.experiments.compare_costs import energy_meter, measure_speed, training_seconds
+from foveal.experiments.compare import costs as compare_costs
+from foveal.experiments.compare.answers import Answers, align
+from foveal.experiments.compare.comparison import pareto_front
+from foveal.experiments.compare.costs import energy_meter, measure_speed, training_seconds
 from foveal.files import write_json
 from foveal.inference import Predictor
 from foveal.metrics import summarise

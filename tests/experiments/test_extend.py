@@ -13,8 +13,8 @@ from foveal.api.extend import ExtendResult, extend, plan_extension
 from foveal.config import load
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
-from foveal.experiments.extend_cost import Answers, measure_cost
-from foveal.experiments.extend_data import Joined, join, replayed, share_out
+from foveal.experiments.extend.cost import Answers, measure_cost
+from foveal.experiments.extend.data import Joined, join, replayed, share_out
 from foveal.metrics import SplitMetrics
 from foveal.progress import Silence
 from foveal.training.config import ResolvedConfig

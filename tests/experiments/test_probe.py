@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from foveal.errors import ConfigError, DataError
-from foveal.experiments.probe import fixed_config, probe
-from foveal.experiments.probe_heads import HEADS, HeadData, fit_head, head_logits, head_module, quality
-from foveal.experiments.probe_network import backbone_of
-from foveal.experiments.probe_result import ProbeOutcome, ProbeTask
+from foveal.experiments.probe.heads import HEADS, HeadData, fit_head, head_logits, head_module, quality
+from foveal.experiments.probe.network import backbone_of
+from foveal.experiments.probe.probing import fixed_config, probe
+from foveal.experiments.probe.result import ProbeOutcome, ProbeTask
 from foveal.metrics import SplitMetrics
 from foveal.progress import Silence
 from foveal.run_folder import ExperimentFolder

@@ -10,8 +10,8 @@ import pytest
 from foveal.api.sweep import plan_sweep, sweep
 from foveal.data.manifest import Manifest
 from foveal.errors import ConfigError, DataError
-from foveal.experiments.sweep import rows_with
-from foveal.experiments.sweep_axes import axes_of, folder_names, parse_axis, parse_seeds, points_of
+from foveal.experiments.sweep.axes import axes_of, folder_names, parse_axis, parse_seeds, points_of
+from foveal.experiments.sweep.sweeping import rows_with
 from foveal.metrics import SplitMetrics
 from foveal.progress import Silence
 from foveal.training.config import Config

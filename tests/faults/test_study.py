@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def test_sigint_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Path) 
     try:
         while not (study / "runs" / "trial-0000" / "metrics.csv").exists():
             assert worker.poll() is None, worker.communicate()
+            time.sleep(0.05)
         worker.send_signal(signal.SIGINT)
         out, err = worker.communicate(timeout=120)
     finally:

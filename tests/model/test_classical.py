@@ -13,9 +13,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from foveal.errors import ArtifactError
-from foveal.experiments.probe_heads import Candidate, head_logits, head_module, linear_layer
-from foveal.experiments.probe_network import with_head
-from foveal.experiments.probe_trees import flattened, less_than, trees_of_booster, trees_of_forest
+from foveal.experiments.probe.heads import Candidate, head_logits, head_module, linear_layer
+from foveal.experiments.probe.network import with_head
+from foveal.experiments.probe.trees import flattened, less_than, trees_of_booster, trees_of_forest
 from foveal.model.build import Architecture, build
 from foveal.model.bundle import read_bundle, write_bundle
 from foveal.model.classical import SMALLEST_SHARE, NeighbourHead, make_classical

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from foveal.data.manifest import Manifest
-from foveal.experiments.compare_answers import Aligned
-from foveal.experiments.compare_result import Comparison, Pair
+from foveal.experiments.compare.answers import Aligned
+from foveal.experiments.compare.result import Comparison, Pair
 from foveal.experiments.summary import metrics_row
 from foveal.files import sha256_file
 from foveal.metrics import compare_every_pair, summarise

@@ -12,10 +12,10 @@ from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.errors import ConfigError, DataError
 from foveal.evaluation.evaluate import align_labels, rows_of_split
-from foveal.experiments.compare import compare_models
-from foveal.experiments.compare_answers import Question, own_images
-from foveal.experiments.compare_models import Entry, find_models
-from foveal.experiments.compare_result import Comparison
+from foveal.experiments.compare.answers import Question, own_images
+from foveal.experiments.compare.comparison import compare_models
+from foveal.experiments.compare.models import Entry, find_models
+from foveal.experiments.compare.result import Comparison
 from foveal.files import sha256_file
 from foveal.metrics import shown
 from foveal.model.bundle import BUNDLE_FILE

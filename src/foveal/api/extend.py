@@ -10,10 +10,10 @@ from typing import Any, Literal
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.errors import ArtifactError, ConfigError
-from foveal.experiments.extend import SUMMARY_FILE, Extended, Wish, begin, extend_in
-from foveal.experiments.extend_config import extended_config
-from foveal.experiments.extend_cost import Cost
-from foveal.experiments.extend_data import join
+from foveal.experiments.extend.config import extended_config
+from foveal.experiments.extend.cost import Cost
+from foveal.experiments.extend.data import join
+from foveal.experiments.extend.extension import SUMMARY_FILE, Extended, Wish, begin, extend_in
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import read_bundle
 from foveal.model.grow import check_growable

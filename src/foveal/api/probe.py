@@ -10,10 +10,10 @@ from typing import Any
 
 from foveal.errors import ConfigError
 from foveal.experiments.preparing import draw_split, prepare
-from foveal.experiments.probe import check_backbones, fixed_config
-from foveal.experiments.probe import probe as carry_out
-from foveal.experiments.probe_heads import HEADS
-from foveal.experiments.probe_result import ProbeOutcome, ProbeTask, read_outcome, winner_folder
+from foveal.experiments.probe.heads import HEADS
+from foveal.experiments.probe.probing import check_backbones, fixed_config
+from foveal.experiments.probe.probing import probe as carry_out
+from foveal.experiments.probe.result import ProbeOutcome, ProbeTask, read_outcome, winner_folder
 from foveal.extras import require
 from foveal.files import read_json
 from foveal.metrics import shown

@@ -11,8 +11,8 @@ from foveal.errors import ConfigError
 from foveal.experiments.preparing import draw_split, prepare
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.summary import Row
-from foveal.experiments.sweep import VERB, Swept, sentences_of, sweep_in
-from foveal.experiments.sweep_axes import Axis, Point, axes_of, points_of
+from foveal.experiments.sweep.axes import Axis, Point, axes_of, points_of
+from foveal.experiments.sweep.sweeping import VERB, Swept, sentences_of, sweep_in
 from foveal.files import read_json
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report

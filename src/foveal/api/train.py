@@ -10,8 +10,8 @@ from foveal.api.results import TrainResult
 from foveal.config import load
 from foveal.data.manifest import Manifest, is_manifest
 from foveal.errors import ArtifactError, ConfigError
-from foveal.experiments.check import check as check_setup
-from foveal.experiments.check_result import CheckResult
+from foveal.experiments.check.result import CheckResult
+from foveal.experiments.check.setup import check as check_setup
 from foveal.experiments.outcome import finished
 from foveal.experiments.preparing import Prepared, draw_split, prepare
 from foveal.experiments.run import execute, follow, starting_classifier

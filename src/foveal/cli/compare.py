@@ -25,7 +25,7 @@ from foveal.cli.shell import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from foveal.experiments.compare_result import Comparison
+    from foveal.experiments.compare.result import Comparison
 
 
 @app.command(

@@ -21,7 +21,7 @@ def run_sweep(
     """Train with every value and seed, and print which is best by validation."""
     from foveal.api.sweep import plan_sweep, sweep
     from foveal.errors import ConfigError
-    from foveal.experiments.sweep_axes import parse_seeds
+    from foveal.experiments.sweep.axes import parse_seeds
 
     if not sweeps:
         raise ConfigError("--seeds repeats a sweep, and there is no --sweep.", fix="for one training: --seed N")

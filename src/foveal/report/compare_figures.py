@@ -8,7 +8,7 @@ import numpy as np
 
 from foveal.evaluation.drawing import GRID, INK, PX, RIGHT_COLOUR, SPLIT_COLOURS, draw_svg, shortened
 from foveal.evaluation.plots import draw_confusion
-from foveal.experiments.compare_result import Comparison
+from foveal.experiments.compare.result import Comparison
 
 _AXES_PX = (480.0, 270.0)
 """What the figure's margins leave to the points."""

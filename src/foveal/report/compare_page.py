@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.evaluation.drawing import split_name
-from foveal.experiments.compare_result import Comparison, Pair
+from foveal.experiments.compare.result import Comparison, Pair
 from foveal.files import write_text
 from foveal.report.compare_figures import draw_confusions, draw_front
 from foveal.report.experiment_page import PagePlot, PageTable, Picture, Section, write_experiment_page

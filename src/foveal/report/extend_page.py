@@ -8,8 +8,8 @@ import numpy as np
 
 from foveal.data.manifest import Manifest
 from foveal.evaluation.drawing import INK, MUTED, SPLIT_COLOURS, draw_svg, shortened
-from foveal.experiments.extend import PAGE_FILE, Extended
-from foveal.experiments.extend_cost import ClassChange
+from foveal.experiments.extend.cost import ClassChange
+from foveal.experiments.extend.extension import PAGE_FILE, Extended
 from foveal.report.experiment_page import PagePlot, PageTable, Picture, Section, write_experiment_page
 from foveal.report.numbers import MISSING, counted, interval, share, with_interval
 from foveal.report.tables import Cell

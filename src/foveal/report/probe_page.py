@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from foveal.evaluation.drawing import GRID, MUTED, SPLIT_COLOURS, SPLIT_LINES, draw_svg, split_name
-from foveal.experiments.probe_result import ProbeOutcome, Row
+from foveal.experiments.probe.result import ProbeOutcome, Row
 from foveal.report.experiment_page import PagePlot, PageTable, Section, write_experiment_page
 from foveal.report.numbers import MISSING, counted, duration, fine, interval, share
 from foveal.report.tables import METRIC_NAMES, Cell

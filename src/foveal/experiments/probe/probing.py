@@ -23,7 +23,7 @@ from foveal.errors import DataError
 from foveal.evaluation.evaluate import SplitLogits, calibrate, groups_of, majority_class, write_evaluation
 from foveal.experiments.outcome import bundle_state, evaluate_run, headlines_of
 from foveal.experiments.preparing import Settled, recipe_of
-from foveal.experiments.probe_heads import (
+from foveal.experiments.probe.heads import (
     HEADS,
     FittedHead,
     HeadData,
@@ -31,10 +31,10 @@ from foveal.experiments.probe_heads import (
     head_logits,
     head_module,
 )
-from foveal.experiments.probe_kept import keep, taken_up
-from foveal.experiments.probe_network import backbone_of, plain_head, with_head
-from foveal.experiments.probe_result import ProbeOutcome, ProbeTask, run_name
-from foveal.experiments.probe_words import sentences
+from foveal.experiments.probe.kept import keep, taken_up
+from foveal.experiments.probe.network import backbone_of, plain_head, with_head
+from foveal.experiments.probe.result import ProbeOutcome, ProbeTask, run_name
+from foveal.experiments.probe.words import sentences
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.summary import metrics_row, write_summary
 from foveal.files import read_json, write_json, write_text

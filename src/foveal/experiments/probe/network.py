@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from foveal.errors import ConfigError
-from foveal.experiments.probe_heads import Candidate
+from foveal.experiments.probe.heads import Candidate
 from foveal.model.build import Architecture, Classifier, build
 from foveal.model.config import HeadConfig
 from foveal.model.heads import Head, ramp

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveal.experiments.compare_answers import Aligned, Answers, Question, align, ask
-from foveal.experiments.compare_costs import (
+from foveal.experiments.compare.answers import Aligned, Answers, Question, align, ask
+from foveal.experiments.compare.costs import (
     BATCH_SIZE,
     MAX_ROUNDS,
     Speed,
@@ -20,8 +20,8 @@ from foveal.experiments.compare_costs import (
     total_seconds,
     training_seconds,
 )
-from foveal.experiments.compare_models import Entry
-from foveal.experiments.compare_result import MAIN_COLUMNS, Comparison, Pair, Repeated
+from foveal.experiments.compare.models import Entry
+from foveal.experiments.compare.result import MAIN_COLUMNS, Comparison, Pair, Repeated
 from foveal.experiments.shared_data import runs_in
 from foveal.experiments.summary import Row, mean_and_std, metrics_row
 from foveal.files import read_json, write_csv, write_json

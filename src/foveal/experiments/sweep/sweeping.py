@@ -11,12 +11,12 @@ from foveal.data.manifest import Manifest
 from foveal.data.subset import draw_subset
 from foveal.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from foveal.evaluation.evaluate import groups_of
-from foveal.experiments.extend_cost import Answers, read_answers
+from foveal.experiments.extend.cost import Answers, read_answers
 from foveal.experiments.outcome import Outcome
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.sub_run import train_in
 from foveal.experiments.summary import Row, mean_and_std, metrics_row, write_summary
-from foveal.experiments.sweep_axes import TRAIN_IMAGES, Axis, Point, folder_names
+from foveal.experiments.sweep.axes import TRAIN_IMAGES, Axis, Point, folder_names
 from foveal.files import read_json
 from foveal.metrics import PairedComparison, compare_paired
 from foveal.metrics.paired import Verdict

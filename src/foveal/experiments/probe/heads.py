@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from foveal.experiments.probe_trees import flattened, trees_of_booster, trees_of_forest
+from foveal.experiments.probe.trees import flattened, trees_of_booster, trees_of_forest
 from foveal.extras import require
 from foveal.metrics import class_metrics, confusion_matrix, fit_temperature, log_loss, softmax
 from foveal.model.classical import NeighbourHead, make_classical

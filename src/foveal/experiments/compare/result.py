@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foveal.experiments.compare_answers import Aligned
+from foveal.experiments.compare.answers import Aligned
 from foveal.experiments.summary import Row
 from foveal.metrics import PairedComparison, SplitMetrics, shown
 

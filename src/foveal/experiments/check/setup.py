@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from foveal.data.batches import derive_seed
 from foveal.data.manifest import Manifest
 from foveal.errors import DataError
-from foveal.experiments.check_data import CheckData, read_check_data
-from foveal.experiments.check_network import look_at_network
-from foveal.experiments.check_result import Checked, CheckResult, Verdict
+from foveal.experiments.check.data import CheckData, read_check_data
+from foveal.experiments.check.network import look_at_network
+from foveal.experiments.check.result import Checked, CheckResult, Verdict
 from foveal.metrics import wilson_interval
 from foveal.model.build import Classifier
 from foveal.progress import Progress, Silence

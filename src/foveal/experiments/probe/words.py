@@ -1,6 +1,6 @@
 """The verdict of a probe in sentences."""
 
-from foveal.experiments.probe_result import ProbeOutcome, Row
+from foveal.experiments.probe.result import ProbeOutcome, Row
 from foveal.metrics import shown
 
 

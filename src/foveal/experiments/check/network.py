@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from foveal.experiments.check_data import CheckData
-from foveal.experiments.check_result import Checked
+from foveal.experiments.check.data import CheckData
+from foveal.experiments.check.result import Checked
 from foveal.training.rehearsal import Integers, Rehearsal, trace
 
 NAME = "network"

@@ -20,9 +20,9 @@ from foveal.data.sizes import peek_sizes
 from foveal.data.store import PixelSource
 from foveal.errors import ArtifactError, ConfigError, DataError, InterruptedRunError
 from foveal.evaluation.evaluate import groups_of, measure, predict_split, write_evaluation
-from foveal.experiments.extend_config import check_geometry, extended_config
-from foveal.experiments.extend_cost import Cost, measure_cost, read_answers
-from foveal.experiments.extend_data import Joined, join, replayed, share_out
+from foveal.experiments.extend.config import check_geometry, extended_config
+from foveal.experiments.extend.cost import Cost, measure_cost, read_answers
+from foveal.experiments.extend.data import Joined, join, replayed, share_out
 from foveal.experiments.outcome import Outcome, finished
 from foveal.experiments.preparing import Prepared, Settled, changed_images, decode, draw_split, settle
 from foveal.experiments.run import carry_out

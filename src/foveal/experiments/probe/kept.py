@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from foveal.experiments.probe_heads import Candidate, FittedHead, Tried
+from foveal.experiments.probe.heads import Candidate, FittedHead, Tried
 from foveal.files import atomic_writer, read_json, write_json
 from foveal.model.config import ClassicalHeadConfig
 from foveal.model.tensors import read_tensors

@@ -25,7 +25,7 @@ from foveal.evaluation.evaluate import (
     write_evaluation,
 )
 from foveal.evaluation.sources import stored_for
-from foveal.experiments.compare_models import Entry
+from foveal.experiments.compare.models import Entry
 from foveal.experiments.preparing import changed_images
 from foveal.extras import require
 from foveal.files import read_json, sha256_file, write_json
