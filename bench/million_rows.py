@@ -148,6 +148,7 @@ def find(folder: Path, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     pairs = find_duplicates(manifest, facts, SketchPixels(sketches), num_workers=2, progress=Silence())
     seconds = time.perf_counter() - started
+    del facts, sketches  # as an audit lets go of them
     findings = [*exact_duplicates(manifest, pairs).findings, *near_duplicates(manifest, pairs).findings]
     out.mkdir(parents=True, exist_ok=True)
     FindingsTable.of(findings, manifest).write(out)

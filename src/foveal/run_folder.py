@@ -256,11 +256,7 @@ class ExperimentFolder(WorkFolder):
                 return True
             raise ConfigError(
                 f"{self.path} holds an experiment that was begun with other settings.",
-                problems=[
-                    f"{key}: it has {held.get(key)!r}, and {asked.get(key)!r} is asked for"
-                    for key in dict.fromkeys([*held, *asked])
-                    if held.get(key) != asked.get(key)
-                ],
+                problems=differences(held, asked),
                 fix="give the same settings to go on with it, choose another --out, or start anew by --force.",
             )
         if held is None and (foreign := self._foreign()):
@@ -295,6 +291,25 @@ class ExperimentFolder(WorkFolder):
                 shutil.rmtree(self.path / name)
         for name in _EXPERIMENT_FILES:
             (self.path / name).unlink(missing_ok=True)
+
+
+def differences(held: Mapping[str, Any], asked: Mapping[str, Any], above: str = "") -> list[str]:
+    """A sentence for each setting in which two differ, its key dotted; settings within settings are gone through.
+
+    Args:
+        held: as they were.
+        asked: as they are asked for.
+        above: what the keys stand under, with a dot after it.
+    """
+    found = []
+    for key in dict.fromkeys([*held, *asked]):
+        was, now_is = held.get(key), asked.get(key)
+        if isinstance(was, Mapping) and isinstance(now_is, Mapping):
+            found += differences(was, now_is, f"{above}{key}.")
+        elif was != now_is:
+            told = [f"{value!r}" if key in one else "nothing" for one, value in ((held, was), (asked, now_is))]
+            found.append(f"{above}{key}: it has {told[0]}, and {told[1]} is asked for")
+    return found
 
 
 def now() -> str:

@@ -68,3 +68,14 @@ def test_training_that_decoded_already_need_not_look_again(folder: Path) -> None
     assert np.array_equal(again.pairs.left, looked.pairs.left)
     assert np.array_equal(again.pairs.similarity, looked.pairs.similarity)
     assert again.ingested is looked.ingested
+
+
+def test_the_sketches_are_let_go_of_and_nothing_else_is(folder: Path) -> None:
+    manifest = scan(folder, DataConfig()).manifest
+    looked = look(manifest, DataConfig(), near_duplicates=True, progress=Silence())
+    light = looked.without_sketches()
+    assert looked.ingested.facts.sketch.any()
+    assert light.ingested.facts.sketch.shape == looked.ingested.facts.sketch.shape
+    assert light.ingested.facts.sketch.base.nbytes <= 1024
+    assert np.array_equal(light.ingested.facts.phash, looked.ingested.facts.phash)
+    assert light.pairs is looked.pairs

@@ -13,7 +13,7 @@ import foveal
 from foveal.cli import app
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
-from foveal.experiments.vote_weights import greedy_weights
+from foveal.experiments.ensemble.weights import greedy_weights
 from foveal.inference import Predictor
 from foveal.metrics import fit_temperature, log_loss, softmax
 from foveal.model.bundle import EnsembleBundle, open_bundle, read_bundle, update_bundle, write_bundle
@@ -29,8 +29,9 @@ def runs(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         images, folder = trained.parent / "images", tmp_path_factory.mktemp("other runs")
         other = [*TINY, f"seed={SEED}", "model.name=small_cnn", "data.image_size=40", "optim.lr=0.002"]
         foveal.train(images, folder / "other", overrides=other)
-        _made["other"] = folder / "other"
-    return [trained, _made["other"]]
+        # A copy, because looks are counted in it.
+        _made.update(first=copy_of(trained, folder / "run"), other=folder / "other", images=images)
+    return [_made["first"], _made["other"]]
 
 
 def said_by(model: Path, manifest: Manifest, split: Any) -> np.ndarray:
@@ -221,5 +222,5 @@ def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch: pytest.Monke
     found = CliRunner().invoke(app, [*command, "--device", "cpu"])
     assert found.exit_code == 0, found.output
     assert "foveal predict 'my ensemble' PHOTOS" in found.stdout
-    evaluated = CliRunner().invoke(app, ["evaluate", "my ensemble", str(runs[0].parent / "images"), "--out", "e"])
+    evaluated = CliRunner().invoke(app, ["evaluate", "my ensemble", str(_made["images"]), "--out", "e"])
     assert evaluated.exit_code == 0, evaluated.output

@@ -9,7 +9,7 @@ import pytest
 from foveal.data.manifest import Manifest
 from foveal.data.split import split
 from foveal.errors import ConfigError, DataError
-from foveal.experiments.fold_plan import folds_of, keep_test_aside
+from foveal.experiments.crossval.plan import folds_of, keep_test_aside
 from foveal.training.config import Config, read_config
 
 

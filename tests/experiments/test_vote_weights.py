@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from foveal.experiments.vote_weights import SMALLEST_WEIGHT, greedy_weights
+from foveal.experiments.ensemble.weights import SMALLEST_WEIGHT, greedy_weights
 from foveal.metrics import fit_temperature, log_loss, softmax
 
 

@@ -42,7 +42,7 @@ def test_killed_in_the_second_fold_the_same_command_comes_to_the_same_end(
     assert not (killed / "runs" / "fold-3").exists()
     first = sha256_file(killed / "runs" / "fold-1" / "log.jsonl")
 
-    kill_after("foveal.experiments.crossval::vote_on_test", 1, command(killed))
+    kill_after("foveal.experiments.crossval.folds::vote_on_test", 1, command(killed))
     assert (killed / "evaluation" / "test-soft" / "metrics.json").is_file()
     assert not (killed / "summary.json").exists()
 

@@ -54,14 +54,17 @@ def figures(study: Path) -> list[tuple[Any, Any]]:
     return [(row["values"], row["reported"]) for row in rows]
 
 
-def test_a_study_killed_twice_ends_with_exactly_its_trials(whole: Path, tmp_path: Path) -> None:
+def test_a_study_killed_three_times_ends_with_exactly_its_trials(whole: Path, tmp_path: Path) -> None:
     images, study = whole.parent / "images", tmp_path / "a study"
     command = words(images, whole.parent / "space.yaml", study, "--trials", str(NUM_TRIALS))
     # In the second trial, when the first of its two epochs is saved, and nobody was told of it.
     kill_at(f"{SAVED}:3", command)
     assert [trial.state.name for trial in trials_of(study)] == ["COMPLETE", "RUNNING"]
     assert trials_of(study)[1].intermediate_values == {}
-    # It goes on, ends, and the worker dies again before the trial's weights are removed.
+    # It goes on, and dies when its last epoch is saved.
+    kill_at(f"{SAVED}:1", command)
+    assert trials_of(study)[1].intermediate_values == {}
+    # It is evaluated, and the worker dies again before the trial's weights are removed.
     kill_at(f"{ENDED}:1", command)
     assert [trial.state.name for trial in trials_of(study)] == ["COMPLETE", "COMPLETE"]
     assert (study / "runs" / "trial-0001" / "checkpoints" / "last.ckpt").exists()
@@ -73,7 +76,7 @@ def test_a_study_killed_twice_ends_with_exactly_its_trials(whole: Path, tmp_path
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     # As if nothing had happened: the same values, the same figures, and the epoch that was done not done again.
     assert figures(study) == figures(whole)
-    assert [event["epoch"] for event in events(study / "runs" / "trial-0001", "resume")] == [2]
+    assert [event["epoch"] for event in events(study / "runs" / "trial-0001", "resume")] == [2, 3]
     assert not (study / "runs" / "trial-0001" / "checkpoints").exists()
     weights = [sha256_file(folder / "bundle" / "model.safetensors") for folder in (study, whole)]
     assert weights[0] == weights[1]
@@ -183,6 +186,8 @@ def test_two_workers_share_a_study_on_a_server(whole: Path, tmp_path: Path, make
         assert (study / "summary.json").exists()
         held = [path.read_bytes() for path in study.rglob("*") if path.is_file()]
         assert not any(b"secret" in content for content in held)
+        with pytest.raises(foveal.errors.ConfigError, match="password is written nowhere"):
+            foveal.tune(None, study, resume=True)
         # A worker in a folder of its own, with other images under the same name, is refused.
         others = make_images(tmp_path / "other images", num_per_class=20, seed=5)
         asked: dict[str, Any] = {"space": whole.parent / "space.yaml", "pruner": "none", "overrides": AROUND}

@@ -152,6 +152,7 @@ def audit(
     set_aside = ~scanned.manifest.is_usable() if _is_manifest(scanned) else None
     with clock.stage("decode and compare"):
         looked = look(scanned.manifest, chosen.data, near_duplicates=chosen.audit.near_duplicates, progress=progress)
+        looked = looked.without_sketches()
     manifest = looked.ingested.manifest
     known = Known(manifest, looked.ingested.facts, looked.clusters, looked.pairs, scanned.empty_classes, set_aside)
     with clock.stage("check"):

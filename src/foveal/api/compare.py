@@ -7,6 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from foveal.api.opening import refuse_inside
 from foveal.data.config import DataConfig
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
@@ -138,6 +139,8 @@ def compare(
     progress = progress or Silence()
     entries, images, data_config = _prepare(models, data, split, config, overrides)
     folder = ExperimentFolder(Path(out))
+    if data is not None:
+        refuse_inside(folder.path, data)
     folder.prepare()
     with folder.lock():
         folder.begin("compare", _settings(entries, images, data, split, seed), force=force)

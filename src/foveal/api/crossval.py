@@ -9,14 +9,13 @@ from typing import Any
 
 from foveal.api.opening import refuse_inside
 from foveal.errors import ConfigError
-from foveal.experiments.crossval import Crossval, check_wishes, cross_validate, settings_of
-from foveal.experiments.fold_plan import folds_of, keep_test_aside
+from foveal.experiments.crossval.folds import Crossval, check_wishes, cross_validate, settings_of
+from foveal.experiments.crossval.plan import folds_of, keep_test_aside
 from foveal.experiments.preparing import prepare
 from foveal.metrics import shown
 from foveal.progress import Progress, Silence
 from foveal.report.crossval_page import build_crossval_page
-from foveal.report.page import build_report
-from foveal.run_folder import ExperimentFolder, RunFolder
+from foveal.run_folder import ExperimentFolder
 from foveal.training.config import Config, read_config
 
 
@@ -173,7 +172,6 @@ def crossval(
             num_folds=folds,
             repeats=repeats,
             progress=progress or Silence(),
-            after_run=_report,
         )
         with folder.stage("report"):
             report = build_crossval_page(folder)
@@ -218,11 +216,6 @@ def plan_crossval(
             for fold in planned
         ),
     )
-
-
-def _report(run: RunFolder) -> None:
-    with run.stage("report"):
-        build_report(run)
 
 
 def _check_places(config: Config) -> None:

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 from foveal.api.opening import refuse_inside
 from foveal.errors import ConfigError
-from foveal.experiments.ensemble import Ensemble, finished, make_ensemble, settings_of
-from foveal.experiments.ensemble_data import VoteData, other_data, own_data
-from foveal.experiments.ensemble_members import Candidate, check_classes, open_candidates
+from foveal.experiments.ensemble.data import VoteData, other_data, own_data
+from foveal.experiments.ensemble.members import Candidate, check_classes, open_candidates
+from foveal.experiments.ensemble.voting import Ensemble, finished, make_ensemble, settings_of
 from foveal.metrics import shown
 from foveal.model.voting import Vote
 from foveal.progress import Progress, Silence

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.api.opening import open_predictor
+from foveal.api.opening import open_predictor, refuse_inside
 from foveal.api.results import EvaluatePlan, EvaluateResult
 from foveal.config import load
 from foveal.data.config import DataConfig
@@ -190,13 +190,18 @@ def _prepare(
         own = open_run(path)
         settings, manifest = load(ResolvedConfig, own.config), Manifest.read(own.manifest)
     else:
+        runs, is_experiment = path / "runs", (path / "experiment.json").is_file()
         raise ConfigError(
-            f"{path} is a bundle, which brings no images of its own to measure on.",
-            fix=f"give DATA: foveal evaluate {shlex.quote(str(path))} DATA",
+            f"{path} is {'an experiment' if is_experiment else 'a bundle'}, which brings no images of its own to "
+            "measure on.",
+            fix=f"give DATA: foveal evaluate {shlex.quote(str(path))} DATA"
+            + (f"; or one of its runs, which lie in {runs}" if is_experiment and runs.is_dir() else ""),
         )
     rows = rows_of_split(manifest, split)
     align_labels(manifest.take(rows), predictor.class_names)
     folder = Path(out) if out else own.evaluation(split) if own else Path("evaluation") / split
+    if data is not None:
+        refuse_inside(folder, data)
     seed = settings.seed if seed is None else seed
     return _Task(
         predictor, manifest, rows, split, settings.data, seed, folder, out is not None, own, views, corruptions

@@ -1,12 +1,14 @@
 """`foveal extend`: add classes to a trained model."""
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from foveal.api.opening import refuse_inside
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.errors import ArtifactError, ConfigError
@@ -226,17 +228,17 @@ def _wish(
     config: Config | str | PathLike[str] | None,
     overrides: Sequence[str],
 ) -> Wish:
-    if isinstance(replay, int) and replay < 1:
+    if replay not in ("all", "none") and (not isinstance(replay, int) or replay < 1):
         raise ConfigError(f"replay={replay}: expected all, none, or a number of images of each class.")
-    if distill < 0:
-        raise ConfigError(f"distill={distill:g}: a weight is not negative; 0 is off.")
+    if not 0 <= distill < math.inf:
+        raise ConfigError(f"distill={distill:g}: a weight is a number, and not negative; 0 is off.")
     bundle = read_bundle(Path(model))
     if old is None:
         run = bundle.path.parent
         if not is_run_folder(run):
             raise ConfigError(
-                f"{model} is a bundle, and does not hold the images that it was trained on; without them nobody can "
-                "tell what the new classes cost.",
+                f"{model} does not hold the images that its bundle was trained on; without them nobody can tell what "
+                "the new classes cost.",
                 fix="give them with --old DATA, best as the manifest of its run: --old RUN/manifest.parquet.",
             )
         old = run / "manifest.parquet"
@@ -248,11 +250,8 @@ def _check_apart(run: RunFolder, wish: Wish) -> None:
     place = run.path.resolve()
     if place in (wish.bundle.path.resolve(), wish.bundle.path.parent.resolve()):
         raise ArtifactError(f"{run.path} is the old model itself.", fix="choose another --out.")
-    if Path(wish.data).is_dir() and place.is_relative_to(Path(wish.data).resolve()):
-        raise ConfigError(
-            f"The run folder {run.path} lies in DATA, where its own folders would be taken for classes.",
-            fix="choose an --out beside DATA.",
-        )
+    for images in (wish.data, wish.old):
+        refuse_inside(run.path, images)
 
 
 def _result(run: RunFolder, extended: Extended, page: Path, report: Path) -> ExtendResult:

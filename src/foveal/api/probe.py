@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from foveal.api.opening import refuse_inside
 from foveal.errors import ConfigError
 from foveal.experiments.preparing import draw_split, prepare
 from foveal.experiments.probe.heads import HEADS
@@ -21,7 +22,7 @@ from foveal.model.bundle import is_bundle, read_bundle
 from foveal.model.config import each_name
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report
-from foveal.report.probe_page import build_probe_page, next_commands
+from foveal.report.probe_page import Asked, build_probe_page, next_commands
 from foveal.run_folder import ExperimentFolder, RunFolder
 from foveal.training.config import Config, read_config
 from foveal.types import SPLITS
@@ -176,25 +177,23 @@ def probe(
     """
     progress = progress or Silence()
     chosen, task = _asked(backbone, sizes, heads, config, overrides)
+    file = None if config is None or isinstance(config, Config) else fspath(config)
+    asked: Asked = (fspath(data), file, overrides)
     folder = ExperimentFolder(Path(out))
-    if Path(data).is_dir() and folder.path.resolve().is_relative_to(Path(data).resolve()):
-        raise ConfigError(
-            f"The folder {folder.path} lies in DATA, where its own folders would be taken for classes.",
-            fix="choose an --out beside DATA.",
-        )
+    refuse_inside(folder.path, data)
     folder.prepare()
     with folder.lock():
         folder.begin("probe", _settings(data, chosen, task), force=force)
         outcome = read_outcome(folder)
         if outcome is not None and folder.report.is_file():
             progress.say("The probe had come to its end already; nothing is left to fit.")
-            return _result(folder, outcome)
+            return _result(folder, outcome, asked)
         check_backbones(chosen, task)
         outcome = carry_out(data, chosen, task, folder, progress)
         with folder.stage("report"):
             build_report(RunFolder(winner_folder(folder, outcome)))
-            build_probe_page(outcome, folder, read_json(folder.summary)["skipped"])
-    return _result(folder, outcome)
+            build_probe_page(outcome, folder, read_json(folder.summary)["skipped"], asked=asked)
+    return _result(folder, outcome, asked)
 
 
 def plan_probe(
@@ -288,7 +287,7 @@ def _settings(data: str | PathLike[str], config: Config, task: ProbeTask) -> dic
     }
 
 
-def _result(folder: ExperimentFolder, outcome: ProbeOutcome) -> ProbeResult:
+def _result(folder: ExperimentFolder, outcome: ProbeOutcome, asked: Asked) -> ProbeResult:
     return ProbeResult(
         folder=folder.path,
         rows=outcome.rows,
@@ -297,5 +296,5 @@ def _result(folder: ExperimentFolder, outcome: ProbeOutcome) -> ProbeResult:
         report=folder.report,
         bundle=folder.bundle,
         run=winner_folder(folder, outcome),
-        next_commands=next_commands(outcome, folder),
+        next_commands=next_commands(outcome, folder, asked),
     )

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from foveal.api.opening import refuse_inside
 from foveal.errors import ConfigError
 from foveal.experiments.preparing import draw_split, prepare
 from foveal.experiments.shared_data import SharedData
@@ -153,11 +154,7 @@ def sweep(
     progress = progress or Silence()
     base, axes, points, chosen_seeds = _asked(sweep, seeds, config, overrides)
     folder = ExperimentFolder(Path(out))
-    if Path(data).is_dir() and folder.path.resolve().is_relative_to(Path(data).resolve()):
-        raise ConfigError(
-            f"The folder {folder.path} lies in DATA, where its own folders would be taken for classes.",
-            fix="choose an --out beside DATA.",
-        )
+    refuse_inside(folder.path, data)
     if place_told() is not None:
         raise ConfigError(
             "A sweep starts its trainings by itself, and cannot be one of several processes.",

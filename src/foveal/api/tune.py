@@ -267,6 +267,11 @@ def _settings(
     settings = TuneSettings() if begun is None else begun.settings
     if trials is not None or hours is not None:
         settings = replace(settings, num_trials=trials, hours=hours)
+    if begun is not None and storage is None and settings.storage is not None and ":***@" in settings.storage:
+        raise ConfigError(
+            f"The study is kept in {settings.storage}, whose password is written nowhere.",
+            fix="give --storage with it, beside --resume.",
+        )
     given: dict[str, Any] = {"sampler": sampler, "pruner": pruner, "storage": storage}
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 

@@ -24,7 +24,7 @@ LEAST_OF_WAVES = 0.85
 """The least correlation of the waves; set as those in `duplicates`."""
 
 _BLOCK = 512
-_MOST_HELD = 1 << 17
+_MOST_HELD = 1 << 17  # pictures, whose waves take 70 MiB
 _MOST_A_CELL = 32
 _NUM_ASKED = 64
 _TURNS_AT_ONCE = 2048  # so that they stay in the processor's cache

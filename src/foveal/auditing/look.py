@@ -1,6 +1,6 @@
 """One look at all pictures: the decode pass, and which of them are copies of each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ class Looked:
     ingested: Ingested
     pairs: Pairs
     clusters: NDArray[np.int64]
+
+    def without_sketches(self) -> "Looked":
+        """The same when all searches are over; the sketches are most of what is known, a GiB for a million pictures."""
+        return replace(self, ingested=replace(self.ingested, facts=self.ingested.facts.without_sketches()))
 
 
 def look(manifest: Manifest, config: DataConfig, *, near_duplicates: bool, progress: Progress) -> Looked:

@@ -1,6 +1,5 @@
 """`foveal compare`: flags and printing; `api/compare.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from foveal.cli.shell import (
     examples,
     finish,
     progress,
+    typed,
     verb,
 )
 
@@ -61,9 +61,11 @@ def compare(
         changes = overrides or ()
         if dry_run:
             planned = plan_comparison(models, data=data, split=split, out=out, config=config, overrides=changes)
-            words = ["foveal", "compare", *map(str, models), *(["--data", data] if data else [])]
-            again = shlex.join([*words, "--split", split, "--out", str(out)])
-            finish(planned.to_dict(), as_json, [str(planned)], [again])
+            flags = {
+                "--data": data, "--split": split, "--out": out, "--no-timing": not timing, "--config": config,
+                "--set": overrides, "--seed": seed, "--device": device, "--force": force,
+            }  # fmt: skip
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("compare", [*map(str, models)], flags)])
             return
         done = run(
             models,

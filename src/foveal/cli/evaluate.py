@@ -1,6 +1,5 @@
 """`foveal evaluate`: flags and printing; `api/evaluate.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +20,7 @@ from foveal.cli.shell import (
     leak_lines,
     progress,
     quoted,
+    typed,
     verb,
 )
 
@@ -69,10 +69,12 @@ def evaluate(
             planned = plan_evaluation(
                 model, data, split=split, tta=tta, corrupt=corrupt, out=out, config=config, overrides=changes
             )
-            again = shlex.join(["foveal", "evaluate", str(model), *([data] if data else []), "--split", split])
-            again += f" --tta {shlex.quote(tta)}" if tta != "none" else ""
-            again += f" --corrupt {shlex.quote(corrupt)}" if corrupt else ""
-            finish(planned.to_dict(), as_json, [str(planned)], [again])
+            flags = {
+                "--split": split, "--tta": None if tta == "none" else tta, "--corrupt": corrupt, "--out": out,
+                "--config": config, "--set": overrides, "--seed": seed, "--device": device,
+            }  # fmt: skip
+            words = [str(model), *([data] if data else [])]
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("evaluate", words, flags)])
             return
         done = run(
             model,

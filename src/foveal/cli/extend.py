@@ -21,6 +21,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 
@@ -71,7 +72,11 @@ def extend(
             planned = plan_extension(
                 model, data, out, old=old, replay=amount, distill=distill, config=config, overrides=settings
             )
-            finish(planned.to_dict(), as_json, [str(planned)], ["the same without --dry-run"])
+            flags = {
+                "--data": data, "--out": out or "RUN2", "--replay": None if amount == "all" else replay,
+                "--distill": distill or None, "--old": old, "--config": config, "--set": settings, "--force": force,
+            }  # fmt: skip
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("extend", [str(model)], flags)])
             return
         done = run(
             model,

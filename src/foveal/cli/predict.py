@@ -1,13 +1,12 @@
 """`foveal predict`: flags and printing; `api/predict.py` does the work."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from foveal.cli.shell import AsJson, Debug, Device, DryRun, app, examples, finish, progress, quoted, verb
+from foveal.cli.shell import AsJson, Debug, Device, DryRun, app, examples, finish, progress, quoted, typed, verb
 
 
 @app.command(
@@ -45,9 +44,11 @@ def predict(
 
         if dry_run:
             planned = plan_prediction(model, inputs, out=out, format=table_format, tta=tta)
-            options = [*(["--tta", tta] if tta != "none" else []), *(["--out", str(out)] if out else [])]
-            again = shlex.join(["foveal", "predict", str(model), *inputs, *options])
-            finish(planned.to_dict(), as_json, [str(planned)], [again])
+            flags = {
+                "--out": out, "--format": table_format, "--tta": None if tta == "none" else tta,
+                "--batch-size": None if batch_size == 32 else batch_size, "--device": device,
+            }  # fmt: skip
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("predict", [str(model), *inputs], flags)])
             return
         if as_json and out is None:
             raise ConfigError(

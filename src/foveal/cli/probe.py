@@ -1,6 +1,5 @@
 """`foveal probe`: flags and printing; `api/probe.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from foveal.cli.shell import (
     finish,
     progress,
     settings_of,
+    typed,
     verb,
 )
 
@@ -66,12 +66,11 @@ def probe(
             planned = plan_probe(
                 data, out, backbone=backbones, sizes=sides, heads=names, config=config, overrides=settings
             )
-            finish(
-                planned.to_dict(),
-                as_json,
-                [str(planned)],
-                [_command(data, backbone, sizes, heads, out, config, settings)],
-            )
+            flags = {
+                "--backbone": backbone, "--sizes": sizes, "--heads": heads, "--out": out, "--config": config,
+                "--set": settings, "--force": force,
+            }  # fmt: skip
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("probe", [data], flags)])
             return
         done = run(
             data,
@@ -89,21 +88,5 @@ def probe(
             done.to_dict(),
             as_json,
             lines,
-            [done.next_commands[0], done.next_commands[1].replace("DATA", shlex.quote(data))],
+            done.next_commands[:2],
         )
-
-
-def _command(
-    data: str,
-    backbone: str | None,
-    sizes: str | None,
-    heads: str | None,
-    out: Path,
-    config: Path | None,
-    settings: list[str],
-) -> str:
-    """The probe that was asked about, to be typed."""
-    flags = {"--backbone": backbone, "--sizes": sizes, "--heads": heads, "--config": config}
-    words = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    words += [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["foveal", "probe", data, "--out", str(out), *words])

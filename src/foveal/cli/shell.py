@@ -20,7 +20,7 @@ from foveal.extras import missing_extra
 from foveal.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import TextIO
 
     from foveal.metrics import SplitMetrics
@@ -89,6 +89,23 @@ def progress() -> "Progress":
 def quoted(path: Path) -> str:
     """A path as it can be typed into a shell."""
     return shlex.quote(str(path))
+
+
+def typed(verb: str, words: Sequence[str], flags: "Mapping[str, object]") -> str:
+    """A command as it can be typed into a shell.
+
+    Args:
+        verb: of foveal.
+        words: its arguments in order.
+        flags: by name: a value, a list of values for a flag that is repeated, or True for one that has none; what is
+            None, False or empty is left out.
+    """
+    line = ["foveal", verb, *words]
+    for flag, value in flags.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if each is not None and each is not False and each != "":
+                line += [flag] if each is True else [flag, str(each)]
+    return shlex.join(line)
 
 
 def headline(split: str, metrics: "SplitMetrics") -> str:

@@ -1,9 +1,8 @@
 """`foveal train --sweep`: printing; `api/sweep.py` does the work."""
 
-import shlex
 from pathlib import Path
 
-from foveal.cli.shell import finish, progress, quoted
+from foveal.cli.shell import finish, progress, quoted, typed
 
 
 def run_sweep(
@@ -30,8 +29,11 @@ def run_sweep(
     chosen = None if seeds is None else parse_seeds(seeds)
     if dry_run:
         planned = plan_sweep(data, out, sweep=sweeps, seeds=chosen, config=config, overrides=settings)
-        again = ["foveal", "train", data, *(word for each in sweeps for word in ("--sweep", each))]
-        finish(planned.to_dict(), as_json, [str(planned)], [shlex.join([*again, "--out", str(out or "DIR")])])
+        flags = {
+            "--sweep": sweeps, "--seeds": seeds, "--out": out or "DIR", "--config": config, "--set": settings,
+            "--force": force,
+        }  # fmt: skip
+        finish(planned.to_dict(), as_json, [str(planned)], [typed("train", [data], flags)])
         return
     if out is None:
         raise ConfigError("train --sweep needs a folder.", fix="add --out DIR, as in --out sweeps/lr.")

@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +146,11 @@ class Facts:
         self.is_known[some] = True
         for name in RECORD.names or ():
             getattr(self, name)[some] = found[name]
+
+    def without_sketches(self) -> "Facts":
+        """The same without the kibibyte a row that only the search for copies looks at."""
+        none = np.broadcast_to(np.zeros((1, SKETCH_BYTES), np.uint8), (len(self.is_known), SKETCH_BYTES))
+        return replace(self, sketch=none)
 
     def phash_texts(self) -> NDArray[np.object_]:
         """The perceptual hashes as a manifest holds them, object [rows]: 16 hexadecimal digits; None where unknown."""

@@ -16,6 +16,7 @@ from foveal.data.manifest import Manifest, is_manifest
 from foveal.data.tables import path_advice, read_table
 from foveal.errors import DataError
 from foveal.files import natural_key
+from foveal.run_folder import is_run_folder
 from foveal.types import SPLITS
 
 Format = Literal["folder", "split_folders", "csv", "parquet"]
@@ -58,6 +59,7 @@ def scan(data: Path | str, config: DataConfig, *, is_audit: bool = False) -> Sca
     """
     place = Path(data)
     if place.is_dir():
+        _refuse_what_foveal_wrote(place)
         found = read_folders(place.absolute(), config, is_audit=is_audit)
         result = ScanResult(found.manifest, found.layout, tuple(found.notes), found.empty_classes)
     else:
@@ -82,6 +84,18 @@ def _read_file(file: Path, given: str, config: DataConfig) -> ScanResult:
         raise DataError(f"{file} is no Parquet file, and data.format=parquet was stated.", fix="--set data.format=auto")
     manifest, notes = read_table(file, config, is_parquet=False)
     return ScanResult(manifest, "csv", tuple(notes))
+
+
+def _refuse_what_foveal_wrote(folder: Path) -> None:
+    """Its folders would be taken for classes, and its plots and pictures for images."""
+    if is_run_folder(folder) or (folder / "experiment.json").is_file():
+        told = [
+            f"what it was made with is listed in {name}" for name in [folder / "manifest.parquet"] if name.is_file()
+        ]
+        raise DataError(
+            f"{folder} is what foveal has written, and no folder of images.",
+            fix="; ".join(["give the images", *told]) + ".",
+        )
 
 
 def _refuse_what_is_no_table(file: Path, given: str, config: DataConfig) -> None:

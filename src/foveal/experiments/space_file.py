@@ -44,6 +44,7 @@ class CategoricalLine(_Line):
     """One of some values, of any kind that the key takes."""
 
     type: Literal["categorical"]
+    """categorical: one of some values."""
     choices: Annotated[tuple[Any, ...], Field(min_length=1)]
     """What is chosen from."""
 
@@ -63,6 +64,7 @@ class NumberLine(_Range):
     """A number between two others."""
 
     type: Literal["float", "int"]
+    """float: any number of the range; int: a whole one."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "NumberLine":
@@ -74,6 +76,7 @@ class ListLine(_Range):
     """A list of numbers, whose length varies too."""
 
     type: Literal["float_list", "int_list"]
+    """float_list: a list of numbers; int_list: of whole ones."""
     length: Length | tuple[Length, Length] | str | None = None
     """How many: a number, [smallest, largest], or the key of a list that it is as long as."""
     min_length: Length | None = None

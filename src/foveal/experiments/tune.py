@@ -189,13 +189,16 @@ class _Study:
 
         reported = self.trials.reported(trial)
 
-        def after_epoch(row: Mapping[str, Any]) -> None:
+        def report() -> None:
             # All that the table has: a worker may have been killed between an epoch's checkpoint and its report.
             for past in read_epochs(run):
-                epoch, figure = int(past["epoch"]), figure_of(past, self.monitor)
-                if epoch not in reported and figure is not None:
-                    self.trials.report(trial, epoch, figure)
+                epoch, known = int(past["epoch"]), figure_of(past, self.monitor)
+                if epoch not in reported and known is not None:
+                    self.trials.report(trial, epoch, known)
                     reported.add(epoch)
+
+        def after_epoch(row: Mapping[str, Any]) -> None:
+            report()
             if int(row["epoch"]) >= num_epochs:
                 return  # there is nothing left to save
             if self.trials.should_stop(trial):
@@ -205,6 +208,7 @@ class _Study:
 
         watched = _BarsOnly(self.progress, f"Trial {trial.number}")
         outcome = train_in(run, settled, watched, splits=("val",), with_plots=False, after_epoch=after_epoch)
+        report()
         rows = {int(row["epoch"]): row for row in read_epochs(run)}
         figure = figure_of(rows[outcome.best_epoch], self.monitor)
         if figure is None:

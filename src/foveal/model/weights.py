@@ -142,9 +142,10 @@ def load_own(classifier: Classifier, path: Path, *, class_names: Sequence[str] |
         )
         if class_names is not None and (grown := _grown(classifier, state, bundle.spec.class_names, class_names)):
             num_old = len(bundle.spec.class_names)
+            num_new = len(class_names) - num_old
             note = (
                 f"Its {num_old} classes are among these {len(class_names)}: their rows of the last layer are kept, and "
-                f"{len(class_names) - num_old} new ones start small."
+                + ("1 new one starts small." if num_new == 1 else f"{num_new} new ones start small.")
             )
             return _fill(classifier, state | grown, replace(origin, note=note))
         note = "Its classes are not these in this order, so the last layer starts anew." if others else ""

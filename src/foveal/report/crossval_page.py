@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.data.manifest import Manifest
-from foveal.experiments.crossval import PREDICTIONS, Crossval, read_finished
+from foveal.experiments.crossval.folds import PREDICTIONS, Crossval, read_finished
 from foveal.files import read_json
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import BundleSpec, read_bundle
@@ -185,9 +185,7 @@ def _courses(done: Crossval) -> Section:
             ("val_accuracy", "Accuracy on inner validation"),
         )
     ]
-    return Section(
-        "Training", ["One line a fold. Each run’s own page has the rest: runs/NAME/report.html."], plots=plots
-    )
+    return Section("Training", ["One line a fold. foveal evaluate runs/NAME makes a run’s own page."], plots=plots)
 
 
 def _time(done: Crossval, summary: Mapping[str, Any]) -> Section:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.data.manifest import Manifest
-from foveal.experiments.ensemble import Ensemble, read_finished
+from foveal.experiments.ensemble.voting import Ensemble, read_finished
 from foveal.files import read_json
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import Bundle, BundleSpec, open_bundle

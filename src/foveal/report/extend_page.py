@@ -1,5 +1,6 @@
 """The page of an extension: each class before and after, and what the new ones cost the old."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_extend_page(run: RunFolder, extended: Extended, *, old_model: Path) ->
             ("new classes", ", ".join(cost.names_of_new)),
             ("best epoch", str(extended.outcome.best_epoch)),
         ],
-        next_commands=[f"foveal predict {run.path} PHOTOS --out predictions.csv"],
+        next_commands=[f"foveal predict {shlex.quote(str(run.path))} PHOTOS --out predictions.csv"],
     )
 
 

@@ -18,14 +18,21 @@ _LINES = (("-", "o"), ("--", "s"), ("-.", "D"), (":", "^"), ((0, (5, 1)), "v"))
 _INKS = ("#0b5fa5", "#c77700", "#00896b", "#8a3ffc", "#b8321a")
 _VERDICTS = {"better": "better", "worse": "worse", "undecided": "cannot be told apart"}
 
+Asked = tuple[str, str | None, Sequence[str]]
+"""DATA, the file of a configuration, and the overrides on top, as they were given."""
+ASKED: Asked = ("DATA", None, ())
 
-def build_probe_page(outcome: ProbeOutcome, folder: ExperimentFolder, skipped: Sequence[str] = ()) -> None:
+
+def build_probe_page(
+    outcome: ProbeOutcome, folder: ExperimentFolder, skipped: Sequence[str] = (), *, asked: Asked = ASKED
+) -> None:
     """Write the probe's page.
 
     Args:
         outcome: what was found.
         folder: of the probe, with the winner's run.
         skipped: what was left out, each with why.
+        asked: what the probe was asked, which a training is to be asked as well.
 
     Raises:
         FovealError: the page cannot be written, or the winner's evaluation is not there.
@@ -40,7 +47,7 @@ def build_probe_page(outcome: ProbeOutcome, folder: ExperimentFolder, skipped: S
         verdict=[*outcome.sentences, *skipped],
         sections=sections,
         made_from=str(folder.path),
-        next_commands=next_commands(outcome, folder),
+        next_commands=next_commands(outcome, folder, asked),
         tiles=[
             ("Test accuracy", share(best["test_accuracy"]), _bounds(best)),
             ("Guessing", share(best["majority_baseline_accuracy"]), "the largest class of training"),
@@ -54,17 +61,23 @@ def build_probe_page(outcome: ProbeOutcome, folder: ExperimentFolder, skipped: S
     )
 
 
-def next_commands(outcome: ProbeOutcome, folder: ExperimentFolder) -> list[str]:
-    """What to type after a probe."""
+def next_commands(outcome: ProbeOutcome, folder: ExperimentFolder, asked: Asked = ASKED) -> list[str]:
+    """What to type after a probe; a training as asked has the same images in the same splits, to be compared on."""
     best, run = outcome.best, folder.run(outcome.winner).path
     starts = best["weights"] if len(set(best["weights"])) > 1 else best["weights"][:1]
     settings = {"model.name": best["backbone"].split("+"), "model.weights": starts}
     words = [f"{key}={_listed(each)}" for key, each in settings.items()]
     words += [f"data.image_size={best['size_px']}"]
-    given = [word for setting in words if setting != "model.weights=pretrained" for word in ("--set", setting)]
+    data, config, overrides = asked
+    decided = {setting.partition("=")[0] for setting in words}
+    kept = [setting for setting in overrides if setting.partition("=")[0].strip() not in decided]
+    if config is None:
+        words = [setting for setting in words if setting != "model.weights=pretrained"]
+    given = [] if config is None else ["--config", config]
+    given += [word for setting in (*kept, *words) for word in ("--set", setting)]
     return [
         f"foveal predict {shlex.quote(str(folder.path))} PHOTOS --out predictions.csv",
-        shlex.join(["foveal", "train", "DATA", "--out", "runs/tuned", *given]),
+        shlex.join(["foveal", "train", data, "--out", "runs/tuned", *given]),
         f"foveal compare {shlex.quote(str(run))} runs/tuned",
     ]
 
@@ -96,6 +109,12 @@ def _heads(outcome: ProbeOutcome) -> Section:
         f"The features took {', '.join(duration(value) for value in features.values())}, and are kept for every later "
         "probe or frozen training with the same weights.",
     ]
+    if len(rows) > 1:
+        paragraphs.append(
+            "A head is better or worse than the winner where the interval of the difference leaves 0 out and McNemar's "
+            f"test, corrected for {counted(len(rows) - 1, 'comparison')}, gives p below 0.05; else the two cannot be "
+            "told apart."
+        )
     if any(row["head"] == "knn" for row in rows):
         paragraphs.append("In the column of training, each image is among its own nearest neighbours.")
     plot = PagePlot(

@@ -47,7 +47,7 @@ def build_tune_page(folder: ExperimentFolder) -> Path:
         next_commands=[
             f"foveal train DATA --config {shlex.quote(str(folder.path / 'best.yaml'))} --out RUN",
             f"foveal predict {shlex.quote(str(folder.path))} PHOTOS --out predictions.csv",
-            f"foveal compare {shlex.quote(str(folder.path))}",
+            shlex.join(["foveal", "compare", *(str(folder.run(name).path) for name in ("default", "best"))]),
         ],
         tiles=_tiles(found, rows, best),
         facts=[

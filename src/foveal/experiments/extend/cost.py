@@ -115,6 +115,10 @@ class Cost:
         if found.verdict == "better":
             gain, held = _figures(found.differences["accuracy"], bounds)
             return f"{who} cost {these} nothing: their accuracy rose by {gain}{held} on {found.num_images:,} {images}."
+        if found.verdict == "undecided" and found.differences["accuracy"] > 0:
+            gain, held = _figures(found.differences["accuracy"], bounds)
+            told = f"With {who[0].lower()}{who[1:]} the accuracy of {these} rose by {gain}{held}"
+            return f"{told} on {found.num_images:,} {images}; this cannot be told apart from nothing."
         cost, held = _figures(-found.differences["accuracy"], None if bounds is None else (-bounds[1], -bounds[0]))
         told = f"{who} cost {these} {cost}{held} of accuracy on {found.num_images:,} {images}"
         return f"{told}." if found.verdict == "worse" else f"{told}; this cannot be told apart from nothing."
@@ -144,6 +148,8 @@ class Cost:
             lines.append(
                 f"Of the {self.num_new_images:,} test images of the {whose} right: {shown(self.new_accuracy)}{held}."
             )
+        if unseen := [each.name for each in self.classes if each.is_new and not each.num_images]:
+            lines.append(f"No test image is of {', '.join(unseen)}, so nothing is known of how often that is right.")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -35,7 +34,7 @@ from foveal.metrics import SplitMetrics
 from foveal.model.bundle import Bundle
 from foveal.model.grow import check_growable
 from foveal.progress import Progress
-from foveal.run_folder import RunFolder, is_run_folder
+from foveal.run_folder import RunFolder, differences, is_run_folder
 from foveal.training.config import Config, ResolvedConfig
 from foveal.training.distillation import check_teacher
 from foveal.training.logs import check_logs
@@ -239,7 +238,7 @@ def _shared_out(joined: Joined, wish: Wish, config: ResolvedConfig) -> tuple[Man
     old = manifest.take(rows)
     codes = old.split_codes()[old.usable()]
     if not all((codes == number).any() for number in range(len(SPLITS))) or (codes < 0).any():
-        old = draw_split(old, config)
+        old = draw_split(Manifest(old.table, old.images_root, wish.bundle.spec.class_names), config)
         splits = manifest.column("split")
         splits[rows] = old.column("split")
         manifest = manifest.with_columns(split=splits)
@@ -315,8 +314,9 @@ def begin(run: RunFolder, wish: Wish, *, force: bool) -> None:
     settings = run.path / SETTINGS_FILE
     held = read_json(settings) if settings.is_file() else {}
     is_ours = isinstance(held, dict) and held.get("verb") == VERB
-    if is_ours and not force:
-        if problems := _differences(held["asked"], asked):
+    # A start that was refused, as for a wrong path, left nothing that a corrected command could spoil.
+    if is_ours and is_run_folder(run.path) and not force:
+        if problems := differences(held["asked"], asked):
             raise ConfigError(
                 f"{run.path} holds an extension that was begun with other settings.",
                 problems=problems,
@@ -334,11 +334,3 @@ def begin(run: RunFolder, wish: Wish, *, force: bool) -> None:
         (run.path / name).unlink(missing_ok=True)
     shutil.rmtree(run.path / BEFORE_FOLDER, ignore_errors=True)
     write_json(settings, {"verb": VERB, "asked": asked})
-
-
-def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> Sequence[str]:
-    return [
-        f"{key}: it has {held.get(key)!r}, and {asked.get(key)!r} is asked for"
-        for key in dict.fromkeys([*held, *asked])
-        if held.get(key) != asked.get(key)
-    ]

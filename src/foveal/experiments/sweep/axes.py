@@ -9,6 +9,7 @@ from typing import Any
 from foveal.config import known_keys, load
 from foveal.config.plain_yaml import parse_value
 from foveal.errors import ConfigError
+from foveal.model.zoo import check_name
 from foveal.training.config import Config
 
 TRAIN_IMAGES = "train_images"
@@ -119,7 +120,9 @@ def points_of(axes: Sequence[Axis], base: Config) -> list[Point]:
         # One at a time, so that a wrong value is told once and not in each combination.
         for value in axis.values if axis.key != TRAIN_IMAGES else ():
             try:
-                load(Config, None, (), base=_with(tree, {axis.key: value}))
+                config = load(Config, None, (), base=_with(tree, {axis.key: value}))
+                for name in config.model.names if axis.key == "model.name" else ():
+                    check_name(name)
             except ConfigError as error:
                 problems |= dict.fromkeys(error.problems or (error.message,))
     num = 1
@@ -202,7 +205,9 @@ def _fault_of(axis: Axis) -> str:
             for text, value in zip(texts, axis.values, strict=True)
             if value != ALL and (not isinstance(value, int) or isinstance(value, bool) or value < 2)
         ]
-        return f"{TRAIN_IMAGES}: expected whole numbers or {ALL}, and came {', '.join(wrong)}" if wrong else ""
+        return (
+            f"{TRAIN_IMAGES}: expected whole numbers from 2 on, or {ALL}, and came {', '.join(wrong)}" if wrong else ""
+        )
     if axis.key == "seed":
         return "seed: is given by --seeds, which repeats every value with each of them"
     if axis.key in {key for key, _ in known_keys(Config)}:

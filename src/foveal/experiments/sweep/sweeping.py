@@ -238,7 +238,7 @@ def _train(
     num_train = len(settled.manifest.of_split("train"))
     outcome, failure = None, ""
     try:
-        outcome = train_in(run, settled, progress)
+        outcome = train_in(run, settled, progress, with_plots=False)
     except TrainingError as error:
         # The next value may train well: a rate that is too high is one of the things that a sweep finds out.
         failure = error.message
@@ -389,7 +389,7 @@ def _learning_sentence(swept: Swept) -> str:
     gain = more.mean["val_accuracy"] - fewer.mean["val_accuracy"]
     told = {
         "better": "more images still help, and further ones probably would",
-        "undecided": "on test this cannot be told apart from nothing, so further images may bring little",
+        "undecided": "these test images cannot tell whether that is a gain, nor whether further images would be",
         "worse": "on test it is worse, which is not what images usually do: look at the added ones",
     }[swept.against_fewer.verdict]
     return f"From {sizes} validation accuracy changes by {gain:+.3f}; {told}."

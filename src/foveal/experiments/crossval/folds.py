@@ -1,6 +1,6 @@
 """Cross-validation: a training for each fold, what each says of the fold it did not see, and their vote on test."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,8 +13,8 @@ from foveal.data.manifest import Manifest
 from foveal.data.split import siblings, straddling
 from foveal.errors import ArtifactError, ConfigError, InterruptedRunError
 from foveal.evaluation.evaluate import SplitLogits, groups_of, majority_class, write_evaluation
-from foveal.experiments.fold_plan import Fold, draw_of, folds_of
-from foveal.experiments.fold_vote import FoldVote, vote_on_test
+from foveal.experiments.crossval.plan import Fold, draw_of, folds_of
+from foveal.experiments.crossval.vote import FoldVote, vote_on_test
 from foveal.experiments.outcome import Outcome
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.sub_run import train_in
@@ -97,7 +97,6 @@ def cross_validate(
     num_folds: int | None,
     repeats: int,
     progress: Progress,
-    after_run: Callable[[RunFolder], None],
 ) -> Crossval:
     """Train every fold, predict each by the model that did not see it, and let all vote on the kept-aside test.
 
@@ -110,7 +109,6 @@ def cross_validate(
         num_folds: how many; None takes those of the data, or 5.
         repeats: how often folds are drawn and trained.
         progress: where to show it.
-        after_run: told each fold's run folder when it is finished.
 
     Raises:
         ConfigError: as `train`, or the data bring another number of folds.
@@ -126,7 +124,7 @@ def cross_validate(
     folds = folds_of(shared.manifest, config, repeats)
     if leaks := next((fold.leaks for fold in folds if fold.leaks), ""):
         progress.say(f"{folds[0].name}: {leaks}")
-    outcomes = [_train(folder, fold, len(folds), shared, config, progress, after_run) for fold in folds]
+    outcomes = [_train(folder, fold, len(folds), shared, config, progress) for fold in folds]
     runs = [folder.run(fold.name) for fold in folds]
     with folder.stage("out of fold"):
         out_of_fold = _out_of_fold(folder, folds, runs, shared.manifest, config)
@@ -180,7 +178,6 @@ def _train(
     shared: SharedData,
     config: Config,
     progress: Progress,
-    after_run: Callable[[RunFolder], None],
 ) -> Outcome:
     run = folder.run(fold.name)
     seeded = config.model_copy(update={"seed": fold.seed})
@@ -188,17 +185,14 @@ def _train(
         settled = shared.settled(seeded, manifest=fold.manifest, rows=fold.rows)
         progress.say(f"{fold.name}, of {num_runs} trainings; its test split is the held-out fold.")
         try:
-            outcome = train_in(run, settled, progress)
+            # A fold's page and its plots are drawn for whoever asks for them: they would take longer than a short fold.
+            return train_in(run, settled, progress, with_plots=False)
         except InterruptedRunError as stopped:
             raise InterruptedRunError(
                 f"{fold.name}: {stopped.message}",
                 signal_number=stopped.exit_code - 128,
                 fix="the same command again goes on from here.",
             ) from stopped
-    with folder.stage("fold reports"):
-        if not run.report.is_file():
-            after_run(run)
-    return outcome
 
 
 def _cost(metrics: SplitMetrics) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from foveal.data.manifest import BOX_COLUMNS, Manifest
 from foveal.data.scan import scan
 from foveal.data.split import straddling
 from foveal.errors import ConfigError, DataError
-from foveal.experiments.ensemble_members import Candidate
+from foveal.experiments.ensemble.members import Candidate
 from foveal.training.config import Config, ResolvedConfig
 from foveal.types import Split
 

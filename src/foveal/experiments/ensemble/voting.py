@@ -24,12 +24,12 @@ from foveal.evaluation.evaluate import (
     write_evaluation,
 )
 from foveal.evaluation.sources import Stored, stored_for
-from foveal.experiments.ensemble_data import VoteData, check_new, settings_data
-from foveal.experiments.ensemble_members import Candidate
+from foveal.experiments.ensemble.data import VoteData, check_new, settings_data
+from foveal.experiments.ensemble.members import Candidate
+from foveal.experiments.ensemble.weights import greedy_weights
 from foveal.experiments.outcome import headlines_of
 from foveal.experiments.preparing import changed_images
 from foveal.experiments.summary import Row, metrics_row, write_summary
-from foveal.experiments.vote_weights import greedy_weights
 from foveal.files import read_json
 from foveal.inference import Predictor
 from foveal.machine import num_cpus
