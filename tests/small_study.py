@@ -31,8 +31,8 @@ AROUND = (
 )
 NUM_TRIALS = 4
 
-# The command itself without its drawings, and, where a trap is named, with a wire that kills it for good right after
-# the n-th call of a function.
+# The command itself without its drawings. Where a trap is named, it is killed for good right after the n-th call of a
+# function; where a place to meet is named, it waits there for a second worker before its first trial.
 WORKER = """
 import os, signal, sys
 from importlib import import_module
@@ -41,7 +41,23 @@ empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
 for name in ("foveal.evaluation.plots", "foveal.report.figures", "foveal.report.tune_figures"):
     import_module(name).draw_svg = lambda *_, **__: empty
 trap = sys.argv[1]
-if trap:
+if trap.startswith("meet "):
+    import time
+    from pathlib import Path
+
+    from foveal.experiments.tune.trials import Trials
+
+    claim, place = Trials.claim, Path(trap.removeprefix("meet "))
+
+    def claim_together(*args, **kwargs):
+        (place / str(os.getpid())).touch()
+        deadline = time.monotonic() + 120
+        while len(list(place.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return claim(*args, **kwargs)
+
+    Trials.claim = claim_together
+elif trap:
     module, name, attribute, count = trap.split(":")
     owner = getattr(import_module(module), name) if name else import_module(module)
     whole, calls = getattr(owner, attribute), iter(range(1, 1000))

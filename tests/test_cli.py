@@ -393,7 +393,7 @@ def test_a_signal_outside_of_the_training_loop_ends_with_its_code(
         run = tmp_path / "run"
         again = ["train", images, "--out", run, *flags("train.epochs=1")]
         with monkeypatch.context() as patch:
-            send_at("foveal.experiments.run.ingest", number, patch)
+            send_at("foveal.experiments.preparing.ingest", number, patch)
             message = Ran(*again).failed(code)
         assert "the same command begins again" in message
     else:

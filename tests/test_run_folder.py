@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foveal.errors import ArtifactError, ConfigError
-from foveal.run_folder import ExperimentFolder, RunFolder, describe_environment, is_run_folder, open_run
+from foveal.run_folder import ExperimentFolder, RunFolder, describe_environment, differences, is_run_folder, open_run
 
 HOLD = """
 import sys; from pathlib import Path; from foveal.run_folder import RunFolder
@@ -24,6 +24,16 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "runs" / "first")
     folder.prepare()
     return folder
+
+
+def test_what_differs_is_told_key_by_key() -> None:
+    held = {"seed": 1, "config": {"train": {"epochs": 2, "batch_size": 8}, "seed": 0}, "heads": ["knn"]}
+    asked = {"seed": 1, "config": {"train": {"epochs": 3, "batch_size": 8}}, "heads": ["svm"]}
+    assert differences(held, asked) == [
+        "config.train.epochs: it has 2, and 3 is asked for",
+        "config.seed: it has 0, and nothing is asked for",
+        "heads: it has ['knn'], and ['svm'] is asked for",
+    ]
 
 
 def test_creating_the_object_touches_nothing(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_what_cannot_be_measured_is_refused_in_words(run: Path, tmp_path: Path) 
         evaluate(run, overrides=["data.box_margin=0.5"])
     with pytest.raises(ConfigError, match="did you mean"):
         evaluate(run, tmp_path, overrides=["data.box_margins=0.5"])
+    with pytest.raises(ConfigError, match="lies in DATA"):
+        evaluate(run, images := Manifest.read(run / "manifest.parquet").images_root, out=images / "evaluation")
     with pytest.raises(ConfigError, match="--split valid"):
         evaluate(run, split="valid")  # type: ignore[arg-type]
     with pytest.raises(ArtifactError, match="neither a bundle nor a run"):

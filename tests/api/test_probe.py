@@ -1,5 +1,6 @@
 """`foveal probe` end to end: what is written can be used by the other verbs."""
 
+import html
 import json
 import shlex
 import shutil
@@ -140,6 +141,24 @@ def test_the_command_line(images: Path, tmp_path: Path) -> None:
     assert "<script" not in page
     wrong = CliRunner().invoke(app, ["probe", str(images), "--sizes", "big"])
     assert wrong.exit_code == 2
+
+
+def test_the_training_to_type_next_has_the_same_images_in_the_same_splits(images: Path, tmp_path: Path) -> None:
+    base = ["probe", str(images), "--heads", "knn", "--out", str(tmp_path / "a probe"), "--seed", "3"]
+    flags = [word for setting in [*SETTINGS, "data.val_fraction=0.2"] for word in ("--set", setting)]
+    done = CliRunner().invoke(app, [*base, *flags])
+    assert done.exit_code == 0, done.output
+    (line,) = (line for line in done.stdout.splitlines() if "foveal train" in line)
+    page = (tmp_path / "a probe" / "report.html").read_text(encoding="utf-8")
+    assert line.strip() in html.unescape(page)
+    words = shlex.split(line)
+    assert words[:3] == ["foveal", "train", str(images)]
+    assert {"seed=3", "data.val_fraction=0.2", "model.name=test_resnet"} <= set(words)
+    words[words.index("--out") + 1] = str(tmp_path / "run")
+    trained = CliRunner().invoke(app, [*words[1:], "--set", "train.epochs=1"])
+    assert trained.exit_code == 0, trained.output
+    compared = foveal.compare([tmp_path / "a probe", tmp_path / "run"], out=tmp_path / "c", timing=False).comparison
+    assert len(compared.pairs) == 1  # of different images it would have been refused
 
 
 def test_a_training_ends_with_the_probe_that_it_has_to_beat(images: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from foveal.data.config import ColumnsConfig, DataConfig
 from foveal.data.manifest import Manifest
@@ -97,6 +98,19 @@ def test_a_folder_that_holds_a_table_points_to_it(tmp_path: Path) -> None:
     error = refused(tmp_path)
     assert error.problems == ("class 'annotations': 0 images",)
     assert f"give {tmp_path / 'boxes.csv'} as DATA" in error.fix
+
+
+def test_what_foveal_wrote_is_no_data(tmp_path: Path) -> None:
+    for files in (("config.yaml", "manifest.parquet"), ("experiment.json",)):
+        folder = tmp_path / files[0]
+        for name in ("bundle", "evaluation"):
+            (folder / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / name / "plot.png")
+        for name in files:
+            (folder / name).touch()
+        error = refused(folder)
+        assert "is what foveal has written" in error.message
+        assert (str(folder / "manifest.parquet") in error.fix) == ("manifest.parquet" in files)
 
 
 def test_stated_formats_settle_what_is_ambiguous(tmp_path: Path) -> None:

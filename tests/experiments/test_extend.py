@@ -184,11 +184,32 @@ def test_what_cannot_be_is_refused_before_any_work(trained: Path, new_images: Pa
         "data.image_size: the model has 32, and 64 is asked for",
         "model.name: the model has 'test_resnet', and 'resnet18' is asked for",
     )
+    for weight in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ConfigError, match="a weight is a number"):
+            extend(trained, new_images, tmp_path / "a", distill=weight)
+    with pytest.raises(ConfigError, match="replay=some"):
+        extend(trained, new_images, tmp_path / "a", replay="some")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="lies in DATA"):
+        extend(trained / "bundle", new_images, images / "run", old=images)
+    # What was refused above holds no work, so that a corrected command may have its folder.
+    with pytest.raises(DataError, match="does not exist"):
+        extend(trained, new_images.parent / "nowhere", tmp_path / "a")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "summary.json").write_text("{}")
     with pytest.raises(ArtifactError, match="holds no extension"):
         extend(trained, new_images, tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "summary.json").read_text() == "{}"
+
+
+def test_a_bundle_learns_with_old_images_that_bring_no_split(trained: Path, new_images: Path, tmp_path: Path) -> None:
+    images = Manifest.read(trained / "manifest.parquet").images_root
+    alone = shutil.copytree(trained / "bundle", tmp_path / "alone")
+    done = extend(alone, new_images, tmp_path / "run", old=images, overrides=["train.epochs=1"])
+    manifest = Manifest.read(done.run / "manifest.parquet")
+    for name in manifest.class_names:
+        splits = manifest.column("split")[manifest.column("label") == name].tolist()
+        assert set(splits) == set(SPLITS), name
+    assert "not exactly those that the model was trained on" in done.notes[0]
 
 
 def table(
@@ -297,6 +318,13 @@ def test_the_sentence_says_cost_gain_or_neither() -> None:
     same = answers(0.9, ("a", "c"))
     wider = np.zeros((200, 3))
     wider[:, [place["a"], place["c"]]] = same.probabilities
+    risen = wider.copy()
+    wrong = int(np.flatnonzero(wider.argmax(axis=1) != [place[label] for label in labels])[0])
+    risen[wrong] = np.eye(3)[place[labels[wrong]]]
+    cost = measure_cost(same, Answers(ids, labels, ("a", "b", "c"), risen), None, seed=0)
+    assert cost.sentence().startswith("With the new class the accuracy of the two old ones rose by 0.01")
+    assert cost.sentence().endswith("this cannot be told apart from nothing.")
+    assert cost.further_sentences() == ["No test image is of b, so nothing is known of how often that is right."]
     cost = measure_cost(same, Answers(ids, labels, ("a", "b", "c"), wider), None, seed=0)
     assert cost.sentence().endswith("of accuracy on 200 test images; this cannot be told apart from nothing.")
     assert cost.lost == ()

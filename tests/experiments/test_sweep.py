@@ -62,6 +62,10 @@ def test_all_that_is_wrong_with_a_sweep_is_told_at_once() -> None:
         points_of(axes_of({"train.epoch": [1], "train.batch_size": [8, -1], "optim.name": ["adamw"]}), Config())
     assert "train.epoch: no such key; did you mean train.epochs?" in unknown.value.problems
     assert any(problem.startswith("train.batch_size") for problem in unknown.value.problems)
+    with pytest.raises(ConfigError) as no_net:  # before the first of the trainings, not at the second
+        points_of(axes_of(["model.name=small_cnn,nosuchnet", "optim.lr=1,fast"]), Config())
+    assert len(no_net.value.problems) >= 2
+    assert "'nosuchnet' is not a model" in no_net.value.problems[0]
 
 
 def test_every_combination_comes_once_under_a_name_of_its_own() -> None:

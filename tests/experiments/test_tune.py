@@ -219,8 +219,8 @@ def test_a_full_disk_is_no_fault_of_the_trial(images: Path, tmp_path: Path, monk
 
 
 def test_pruning_saves_epochs(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foveal.experiments.trials.PRUNE_AFTER_TRIALS", 2)
-    monkeypatch.setattr("foveal.experiments.trials.PRUNE_AFTER_EPOCHS", 1)
+    monkeypatch.setattr("foveal.experiments.tune.trials.PRUNE_AFTER_TRIALS", 2)
+    monkeypatch.setattr("foveal.experiments.tune.trials.PRUNE_AFTER_EPOCHS", 1)
     # The grid's order is the seed's; rates that learn nothing come to nothing, whenever they come.
     space = {"optim.lr": {"type": "categorical", "choices": [0.02, 0.03, 0.01, 1e-9, 2e-9]}}
     outcome = foveal.tune(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from foveal.config import plain_yaml
 from foveal.errors import ConfigError
-from foveal.experiments.search_space import Dimension, SearchSpace
-from foveal.experiments.space_file import make_space, read_space
-from foveal.experiments.trials import shuffled_grid
+from foveal.experiments.tune.space import Dimension, SearchSpace
+from foveal.experiments.tune.space_file import make_space, read_space
+from foveal.experiments.tune.trials import shuffled_grid
 from foveal.training.config import Config, read_config
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,10 +13,10 @@ import pytest
 from foveal.config import plain_yaml
 from foveal.errors import ArtifactError, ConfigError
 from foveal.experiments import study_storage, trials
-from foveal.experiments.search_space import SearchSpace
-from foveal.experiments.space_file import make_space
-from foveal.experiments.study_storage import StudyStorage
-from foveal.experiments.trials import MAX_DEATHS, Trials, Worker
+from foveal.experiments.tune.space import SearchSpace
+from foveal.experiments.tune.space_file import make_space
+from foveal.experiments.tune.storage import StudyStorage
+from foveal.experiments.tune.trials import MAX_DEATHS, Trials, Worker
 from foveal.training.config import Config
 from small_study import SPACE, postgres_server
 

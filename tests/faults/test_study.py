@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from small_study import (
 
 MakeImages = Callable[..., Path]
 SAVED = "foveal.training.fit:_Loop:save_last"
-ENDED = "foveal.experiments.trials:Trials:end"
+ENDED = "foveal.experiments.tune.trials:Trials:end"
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +143,10 @@ def test_a_database_without_the_study_is_not_taken_for_a_new_one(whole: Path, tm
 
 
 def share(images: Path, space: Path, study: Path, num_trials: int, *more: str) -> list[str]:
-    """Let two workers share a study; gives what they said."""
+    """Let two workers share a study, both from its first trial on; gives what they said."""
     command = words(images, space, study, "--trials", str(num_trials), *more)
-    workers = [start_worker(command), start_worker(command)]
+    place = Path(tempfile.mkdtemp(dir=study.parent))
+    workers = [start_worker(command, f"meet {place}") for _ in range(2)]
     told = []
     try:
         for worker in workers:

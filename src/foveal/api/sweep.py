@@ -13,7 +13,9 @@ from foveal.experiments.preparing import draw_split, prepare
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.summary import Row
 from foveal.experiments.sweep.axes import Axis, Point, axes_of, points_of
-from foveal.experiments.sweep.sweeping import VERB, Swept, sentences_of, sweep_in
+from foveal.experiments.sweep.result import Swept
+from foveal.experiments.sweep.sweeping import VERB, sweep_in
+from foveal.experiments.sweep.words import sentences_of
 from foveal.files import read_json
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report

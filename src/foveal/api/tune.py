@@ -10,13 +10,13 @@ from typing import Any
 from foveal.api.opening import refuse_inside
 from foveal.config import load
 from foveal.errors import ConfigError, InterruptedRunError
-from foveal.experiments.search_space import SearchSpace
-from foveal.experiments.space_file import make_space, read_space
-from foveal.experiments.study_end import BEST, DEFAULT, StudyEnd, is_better_high
-from foveal.experiments.study_opening import Begun, TuneSettings, begun_with, check_settings
-from foveal.experiments.study_storage import held
-from foveal.experiments.trials import PrunerName, SamplerName, shuffled_grid
-from foveal.experiments.tune import tune as run_study
+from foveal.experiments.tune.ending import BEST, DEFAULT, StudyEnd, is_better_high
+from foveal.experiments.tune.opening import Begun, TuneSettings, begun_with, check_settings
+from foveal.experiments.tune.space import SearchSpace
+from foveal.experiments.tune.space_file import make_space, read_space
+from foveal.experiments.tune.storage import held
+from foveal.experiments.tune.trials import PrunerName, SamplerName, shuffled_grid
+from foveal.experiments.tune.tuning import tune as run_study
 from foveal.metrics import shown
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report

@@ -54,7 +54,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Quality, size, latency, training time, and whether the images can tell the models apart."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.compare import compare as run
         from foveal.api.compare import plan_comparison
 
@@ -83,7 +83,14 @@ def compare(
         from foveal.report.compare_page import next_commands, sentences
 
         found = done.comparison
-        lines = [found.headline, "", *_table(found), "", *sentences(found), *found.notes]
+        lines = [
+            found.headline,
+            "",
+            *_table(found),
+            "",
+            *(told for told in sentences(found) if told != found.headline),
+            *found.notes,
+        ]
         lines += [f"Report: {done.report}", f"Table: {done.folder / 'models.csv'}"]
         finish(done.to_dict(), as_json, lines, next_commands(found, done.folder))
 

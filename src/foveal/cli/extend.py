@@ -58,7 +58,7 @@ def extend(
     debug: Debug = False,
 ) -> None:
     """Add classes to a trained model, and say what they cost the old ones; the same command again goes on."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.extend import extend as run
         from foveal.api.extend import plan_extension
         from foveal.errors import ConfigError

@@ -50,7 +50,7 @@ def probe(
     debug: Debug = False,
 ) -> None:
     """Classical heads on a frozen backbone: the cheap baseline that fine-tuning has to beat."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.probe import plan_probe
         from foveal.api.probe import probe as run
         from foveal.errors import ConfigError

@@ -150,12 +150,13 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
+def verb(debug: bool, run: Path | None = None, *, goes_on: bool = False) -> "Iterator[None]":
     """Turn errors into one message on stderr and the exit code of their kind; no traceback for ours.
 
     Args:
         debug: whether to show the traceback all the same.
         run: the run folder of a training, which can be gone on with.
+        goes_on: whether the same command goes on where it was stopped.
     """
     for standard in (sys.stdin, sys.stdout):
         if isinstance(standard, io.TextIOWrapper):
@@ -172,7 +173,8 @@ def verb(debug: bool, run: Path | None = None) -> "Iterator[None]":
             _fail(f"foveal: {missing}", missing.exit_code, debug)
         except KeyboardInterrupt as interrupt:
             number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
-            _fail(f"foveal: stopped.{_how_to_go_on(run)}", 128 + number, debug)
+            again = "\nWhat to do: the same command goes on where it stopped." if goes_on else _how_to_go_on(run)
+            _fail(f"foveal: stopped.{again}", 128 + number, debug)
         except BrokenPipeError:
             # Whoever read our stdout has gone, as `head` does; nothing more can be said to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -60,7 +60,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Fit, evaluate, report and bundle a classifier."""
-    with verb(debug, None if sweep else out):
+    with verb(debug, None if sweep else out, goes_on=bool(sweep)):
         from foveal.api.train import plan
         from foveal.api.train import train as run
         from foveal.errors import ConfigError, InterruptedRunError

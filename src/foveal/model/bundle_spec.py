@@ -1,6 +1,7 @@
 """What bundle.json holds: a closed schema, for one network and for several that vote."""
 
 import re
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -146,7 +147,7 @@ class WeightsSpec(Section):
     """Licence of the starting weights; that of the code is another matter."""
 
 
-class SharedSpec(Section):
+class SharedSpec(Section, ABC):
     """What every bundle.json holds."""
 
     format_version: int
@@ -176,9 +177,9 @@ class SharedSpec(Section):
             raise ValueError("class_names: a name occurs twice")
         return self
 
+    @abstractmethod
     def expected_files(self) -> set[str]:
         """Names of the files beside bundle.json."""
-        raise NotImplementedError
 
 
 class BundleSpec(SharedSpec):

@@ -5,6 +5,7 @@ unpickled. They say what scikit-learn's and XGBoost's `predict_proba` say, as lo
 the sum over the trees. No step depends on the data, so that they can be traced and exported.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -34,16 +35,16 @@ def make_classical(config: ClassicalHeadConfig, num_features: int, num_classes: 
     return TreesHead(config, num_features, num_classes)
 
 
-class _Filled(nn.Module):
+class _Filled(nn.Module, ABC):
     """A head whose whole numbers are checked when they are loaded: they are places in other arrays."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_post_hook(_check_places)  # type: ignore[no-untyped-call]
 
+    @abstractmethod
     def ranges(self) -> dict[str, int]:
         """For each buffer of whole numbers, the number that all of its values are below."""
-        raise NotImplementedError
 
 
 def _check_places(module: Any, _: Any) -> None:

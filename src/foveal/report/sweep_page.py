@@ -8,7 +8,8 @@ from typing import Any
 
 from foveal.evaluation.drawing import MUTED, SPLIT_COLOURS, draw_svg, shortened
 from foveal.experiments.sweep.axes import TRAIN_IMAGES, shown_value
-from foveal.experiments.sweep.sweeping import Swept, Value, sentences_of
+from foveal.experiments.sweep.result import Swept, Value
+from foveal.experiments.sweep.words import sentences_of
 from foveal.report.experiment_page import PagePlot, PageTable, Section, write_experiment_page
 from foveal.report.numbers import MISSING, counted, duration, fine
 from foveal.run_folder import ExperimentFolder

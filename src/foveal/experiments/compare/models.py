@@ -144,7 +144,11 @@ def _of_experiment(folder: ExperimentFolder) -> Entry:
     settings = read_json(folder.settings)
     verb = str(settings.get("verb", "experiment")) if isinstance(settings, dict) else "experiment"
     # The summary is what an experiment writes last.
-    if not (folder.bundle / BUNDLE_FILE).is_file() or not folder.summary.is_file():
+    if folder.summary.is_file() and not (folder.bundle / BUNDLE_FILE).is_file():
+        raise ArtifactError(
+            f"this {verb} makes no bundle of its own; name its runs, which lie in {folder.path / 'runs'}."
+        )
+    if not folder.summary.is_file():
         raise ArtifactError(f"this {verb} has not come to its end, so it holds no bundle yet.")
     bundle = open_bundle(folder.bundle)
     # What it chose is a copy of one of its runs; what it made of several has a home in the experiment itself.

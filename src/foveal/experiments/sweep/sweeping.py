@@ -1,8 +1,7 @@
 """Trainings that differ in one thing: every value of some keys, each with several seeds, on the same split."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,12 @@ from foveal.data.subset import draw_subset
 from foveal.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from foveal.evaluation.evaluate import groups_of
 from foveal.experiments.extend.cost import Answers, read_answers
-from foveal.experiments.outcome import Outcome
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.sub_run import train_in
-from foveal.experiments.summary import Row, mean_and_std, metrics_row, write_summary
+from foveal.experiments.summary import Row, mean_and_std, write_summary
 from foveal.experiments.sweep.axes import TRAIN_IMAGES, Axis, Point, folder_names
+from foveal.experiments.sweep.result import Swept, Trained, Value, key_of
+from foveal.experiments.sweep.words import sentences_of
 from foveal.files import read_json
 from foveal.metrics import PairedComparison, compare_paired
 from foveal.metrics.paired import Verdict
@@ -25,100 +25,6 @@ from foveal.run_folder import ExperimentFolder, RunFolder
 from foveal.training.config import Config
 
 VERB = "sweep"
-VAL_FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One run of a sweep.
-
-    Attributes:
-        point: number of its value.
-        seed: of the training.
-        run: its folder.
-        outcome: what it came to; None where it failed.
-        failure: why it failed; empty otherwise.
-        num_train: images that it was trained on.
-        seconds: wall time of the training alone.
-    """
-
-    point: int
-    seed: int
-    run: RunFolder
-    outcome: Outcome | None
-    failure: str
-    num_train: int
-    seconds: float
-
-    def row(self, point: Point, monitor: str) -> Row:
-        """A row of summary.json: the figures of the test split, and those of validation with `val_` in front."""
-        facts: Row = {
-            "value": dict(point.values),
-            "seed": self.seed,
-            "run": f"runs/{self.run.path.name}",
-            "num_train": self.num_train,
-            "train_seconds": self.seconds,
-            "monitor": monitor,
-            "failure": self.failure,
-        }
-        if self.outcome is None:
-            return {"name": self.run.path.name, **facts}
-        val = self.outcome.metrics["val"]
-        own = {f"val_{name}": getattr(val, name) for name in VAL_FIGURES}
-        return metrics_row(
-            self.run.path.name, self.outcome.metrics["test"], **facts, **own, best_epoch=self.outcome.best_epoch
-        )
-
-
-@dataclass(frozen=True)
-class Value:
-    """What one value of a sweep came to, over its seeds.
-
-    Attributes:
-        point: what it is.
-        runs: one a seed.
-        mean: of each figure over the seeds; empty where a run failed.
-        std: its standard deviation (n - 1); None where there is one seed.
-    """
-
-    point: Point
-    runs: tuple[Trained, ...]
-    mean: Mapping[str, Any] = field(default_factory=dict)
-    std: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of its runs came to their end."""
-        return all(run.outcome is not None for run in self.runs)
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep came to.
-
-    Attributes:
-        axes: what was swept.
-        seeds: of the trainings.
-        monitor: the validation figure that a value is chosen by.
-        values: in the order that they were asked for.
-        best: number of the value that is best on validation; None where all failed.
-        against_first: the best and the first value on the test split; None where they are the same.
-        against_fewer: the largest number of training images and the next smaller one on the test split; None for
-            another sweep.
-    """
-
-    axes: tuple[Axis, ...]
-    seeds: tuple[int, ...]
-    monitor: str
-    values: tuple[Value, ...]
-    best: int | None
-    against_first: PairedComparison | None = None
-    against_fewer: PairedComparison | None = None
-
-    @property
-    def is_learning_curve(self) -> bool:
-        """Whether nothing but the number of training images changes."""
-        return [axis.key for axis in self.axes] == [TRAIN_IMAGES]
 
 
 def sweep_in(
@@ -195,35 +101,6 @@ def rows_with(manifest: Manifest, num_train: int | None, *, seed: int) -> NDArra
     return np.flatnonzero(kept)
 
 
-def sentences_of(swept: Swept) -> list[str]:
-    """Which value is best by validation, what it is worth on test, and whether that is told apart from the first."""
-    if swept.best is None:
-        return ["Every run of the sweep failed."]
-    best, first = swept.values[swept.best], swept.values[0]
-    figure = swept.monitor.removeprefix("val_").replace("_", " ").replace("f1", "F1")
-    lines = []
-    if swept.is_learning_curve:
-        lines.append(_learning_sentence(swept))
-    lines.append(
-        f"Best by validation: {best.point.name}, {figure} {_mean_std(best, _key(swept.monitor))}; on the test split "
-        f"accuracy {_mean_std(best, 'accuracy')}, macro F1 {_mean_std(best, 'macro_f1')}."
-    )
-    if swept.against_first is not None:
-        lines.append(_told_apart(swept.against_first, first.point.name, best.point.name, swept.seeds))
-    elif len(swept.values) > 1:
-        lines.append("That is the first value, which the others were to be compared with.")
-    lines += _at_the_edge(swept.axes, best)
-    if failed := [value.point.name for value in swept.values if not value.is_whole]:
-        lines.append(f"Without a result, because a training failed: {'; '.join(failed)}.")
-    looks = sum(run.outcome is not None for value in swept.values for run in value.runs)
-    lines.append(
-        f"Validation chose; each of the {looks} runs was measured on the test split, which is counted as a look and "
-        "decided nothing."
-        + ("" if len(swept.seeds) > 1 else " With one seed nobody knows how much another one would change.")
-    )
-    return lines
-
-
 def _train(
     run: RunFolder,
     shared: SharedData,
@@ -273,12 +150,6 @@ def _monitor(config: Config) -> str:
     return config.train.early_stopping.monitor
 
 
-def _key(monitor: str) -> str:
-    """The column of summary.json that holds what is monitored: of the bundle on validation, not of an epoch."""
-    name = {"val_loss": "val_log_loss", "val_macro_recall": "val_balanced_accuracy"}.get(monitor, monitor)
-    return name if name.removeprefix("val_") in VAL_FIGURES else "val_macro_f1"
-
-
 def _value(point: Point, runs: Sequence[Trained], monitor: str) -> Value:
     if any(run.outcome is None for run in runs):
         return Value(point, tuple(runs))
@@ -301,7 +172,7 @@ def _value_row(value: Value) -> Row:
 
 def _judged(manifest: Manifest, axes: tuple[Axis, ...], seeds: tuple[int, ...], values: tuple[Value, ...]) -> Swept:
     monitor = _monitor(values[0].point.config)
-    key = _key(monitor)
+    key = key_of(monitor)
     sign = -1.0 if key.endswith("loss") else 1.0
     whole = [number for number, value in enumerate(values) if value.is_whole and value.mean.get(key) is not None]
     # Of equals the one with the lower loss on validation, and of these the one that was named first.
@@ -325,7 +196,8 @@ def compare_values(first: Value, second: Value, groups: NDArray[np.int64] | None
     """Two values on the same test images, over all of their seeds.
 
     The answers of the seeds stand one below the other, and an image with all of its answers is drawn as a whole, so
-    that the interval knows how many images there are. McNemar's test does not know it, and counts only with one seed.
+    that the interval knows how many images there are. Of the seeds it knows nothing, so a verdict takes the agreement of
+    them all. McNemar's test does not know it, and counts only with one seed.
 
     Args:
         first: one value.
@@ -342,12 +214,18 @@ def compare_values(first: Value, second: Value, groups: NDArray[np.int64] | None
     probabilities = [np.concatenate([each.probabilities for each in value]) for value in answers]
     own = None if num == 1 and groups is None else np.tile(images, num)
     found = compare_paired(labels, *probabilities, groups=own, seed=seed)
-    return found if num == 1 else replace(found, verdict=_verdict_of_interval(found))
+    if num == 1:
+        return found
+    was, now = ((each.argmax(axis=1) == labels).reshape(num, -1).mean(axis=1) for each in probabilities)
+    return replace(found, verdict=_verdict_over_seeds(found, now - was))
 
 
-def _verdict_of_interval(found: PairedComparison) -> Verdict:
+def _verdict_over_seeds(found: PairedComparison, by_seed: NDArray[np.float64]) -> Verdict:
+    """What the interval says, and each seed by itself as well: the interval knows of other images, not other seeds."""
     low, high = found.intervals.get("accuracy", (0.0, 0.0))
-    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+    if low > 0 and (by_seed > 0).all():
+        return "better"
+    return "worse" if high < 0 and (by_seed < 0).all() else "undecided"
 
 
 def _to_dict(found: PairedComparison | None, num_seeds: int) -> Row | None:
@@ -363,59 +241,3 @@ def _answers(trained: Trained) -> Answers:
         raise ValueError("a run that failed has no answers")
     metrics = trained.outcome.metrics["test"]
     return read_answers(trained.run.evaluation("test") / "predictions.parquet", metrics.class_names)
-
-
-def _told_apart(found: PairedComparison, first: str, second: str, seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return found.sentence(first, second) + "."
-    images = found.num_images // len(seeds)
-    bounds = found.intervals.get("accuracy")
-    held = f" [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ""
-    figures = (
-        f"{found.second['accuracy']:.3f} against {found.first['accuracy']:.3f}, "
-        f"{found.differences['accuracy']:+.3f}{held}, mean of {len(seeds)} seeds on the same {images:,} test images"
-    )
-    if found.verdict == "undecided":
-        return f"{second} and {first} cannot be told apart: {figures}."
-    return f"{second} is {found.verdict} than {first}: {figures}."
-
-
-def _learning_sentence(swept: Swept) -> str:
-    whole = sorted((value for value in swept.values if value.is_whole), key=lambda value: value.runs[0].num_train)
-    if len(whole) < 2 or swept.against_fewer is None:
-        return "There are too few sizes for a learning curve."
-    fewer, more = whole[-2], whole[-1]
-    sizes = f"{fewer.runs[0].num_train:,} to {more.runs[0].num_train:,} training images"
-    gain = more.mean["val_accuracy"] - fewer.mean["val_accuracy"]
-    told = {
-        "better": "more images still help, and further ones probably would",
-        "undecided": "these test images cannot tell whether that is a gain, nor whether further images would be",
-        "worse": "on test it is worse, which is not what images usually do: look at the added ones",
-    }[swept.against_fewer.verdict]
-    return f"From {sizes} validation accuracy changes by {gain:+.3f}; {told}."
-
-
-def _at_the_edge(axes: Sequence[Axis], best: Value) -> list[str]:
-    """A word for each number whose best value is the least or the largest one: a better one may lie outside."""
-    lines = []
-    for axis in axes:
-        is_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in axis.values)
-        if axis.key == TRAIN_IMAGES or len(axis.values) < 2 or not is_numbers:
-            continue
-        chosen = best.point.values[axis.key]
-        for end, word in ((min(axis.values), "smallest"), (max(axis.values), "largest")):
-            if chosen == end:
-                lines.append(f"It is the {word} {axis.key} of the sweep; a better one may lie beyond.")
-    return lines
-
-
-def _mean_std(value: Value, key: str) -> str:
-    mean, std = value.mean.get(key), value.std.get(key)
-    if mean is None:
-        return "undefined"
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
-
-
-def looks_at_test(swept: Swept) -> int:
-    """How often the test split was measured, once a run."""
-    return sum(run.outcome is not None for value in swept.values for run in value.runs)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from foveal.config import Section, known_keys, validate
 from foveal.config.loading import read_yaml
 from foveal.errors import ConfigError
-from foveal.experiments.search_space import HEAD_KIND, HEAD_LAYERS, Dimension, Entry, Plain, SearchSpace, is_same
+from foveal.experiments.tune.space import HEAD_KIND, HEAD_LAYERS, Dimension, Entry, Plain, SearchSpace, is_same
 from foveal.files import to_json
 from foveal.training.config import Config
 

@@ -14,10 +14,10 @@ from foveal.evaluation.evaluate import align_labels, groups_of
 from foveal.experiments.outcome import Outcome
 from foveal.experiments.preparing import Settled
 from foveal.experiments.run_files import clear
-from foveal.experiments.search_space import SearchSpace
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.sub_run import train_in
 from foveal.experiments.summary import write_summary
+from foveal.experiments.tune.space import SearchSpace
 from foveal.extras import require
 from foveal.files import atomic_writer, read_json, sha256_file, write_text
 from foveal.metrics import SplitMetrics
@@ -196,7 +196,7 @@ def _sentences(
 
 def figure_of_run(run: RunFolder, monitor: str) -> float | None:
     """The monitored figure of a run's best epoch."""
-    from foveal.experiments.study_table import figure_of, read_epochs
+    from foveal.experiments.tune.table import figure_of, read_epochs
 
     figures = [figure for row in read_epochs(run) if (figure := figure_of(row, monitor)) is not None]
     if not figures:

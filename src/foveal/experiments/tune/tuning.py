@@ -15,13 +15,13 @@ from typing import Any
 
 from foveal.errors import DataError, FovealError, InterruptedRunError, MissingExtraError, TrainingError
 from foveal.experiments.preparing import Settled
-from foveal.experiments.search_space import Drawn, SearchSpace
-from foveal.experiments.study_end import StudyEnd, conclude, is_better_high
-from foveal.experiments.study_opening import OpenStudy, TuneSettings, check_settings, open_study
-from foveal.experiments.study_storage import StorageError, StudyStorage, held, is_held
-from foveal.experiments.study_table import figure_of, read_epochs, told, trial_name
 from foveal.experiments.sub_run import train_in
-from foveal.experiments.trials import Worker
+from foveal.experiments.tune.ending import StudyEnd, conclude, is_better_high
+from foveal.experiments.tune.opening import OpenStudy, TuneSettings, check_settings, open_study
+from foveal.experiments.tune.space import Drawn, SearchSpace
+from foveal.experiments.tune.storage import StorageError, StudyStorage, held, is_held
+from foveal.experiments.tune.table import figure_of, read_epochs, told, trial_name
+from foveal.experiments.tune.trials import Worker
 from foveal.extras import require
 from foveal.files import read_json, write_json
 from foveal.progress import Bar, Progress

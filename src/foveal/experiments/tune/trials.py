@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from foveal.data.batches import derive_seed
 from foveal.errors import ConfigError, FovealError
-from foveal.experiments.search_space import Dimension, Drawn, Plain, SearchSpace
-from foveal.experiments.study_storage import HEARTBEAT_SECONDS, StorageError, StudyStorage, held, is_held
+from foveal.experiments.tune.space import Dimension, Drawn, Plain, SearchSpace
+from foveal.experiments.tune.storage import HEARTBEAT_SECONDS, StorageError, StudyStorage, held, is_held
 from foveal.extras import require
 
 SamplerName = Literal["tpe", "random", "grid"]

@@ -10,12 +10,12 @@ from typing import Any
 
 from foveal.config import known_keys
 from foveal.errors import ArtifactError, ConfigError
-from foveal.experiments.search_space import SearchSpace
 from foveal.experiments.shared_data import SharedData
-from foveal.experiments.study_end import is_better_high
-from foveal.experiments.study_storage import DATABASE, StudyStorage, held
-from foveal.experiments.study_table import trials_begun
-from foveal.experiments.trials import PrunerName, SamplerName, Trials, Worker
+from foveal.experiments.tune.ending import is_better_high
+from foveal.experiments.tune.space import SearchSpace
+from foveal.experiments.tune.storage import DATABASE, StudyStorage, held
+from foveal.experiments.tune.table import trials_begun
+from foveal.experiments.tune.trials import PrunerName, SamplerName, Trials, Worker
 from foveal.extras import require
 from foveal.files import read_json, write_json
 from foveal.progress import Progress
