@@ -10,10 +10,13 @@ import pytest
 from foveal.api.sweep import plan_sweep, sweep
 from foveal.data.manifest import Manifest
 from foveal.errors import ConfigError, DataError
-from foveal.experiments.sweep.axes import axes_of, folder_names, parse_axis, parse_seeds, points_of
-from foveal.experiments.sweep.sweeping import rows_with
+from foveal.experiments.extend.cost import Answers
+from foveal.experiments.sweep.axes import Point, axes_of, folder_names, parse_axis, parse_seeds, points_of
+from foveal.experiments.sweep.result import Trained, Value
+from foveal.experiments.sweep.sweeping import compare_values, rows_with
 from foveal.metrics import SplitMetrics
 from foveal.progress import Silence
+from foveal.run_folder import RunFolder
 from foveal.training.config import Config
 from small_runs import TINY, columns_of
 
@@ -148,6 +151,31 @@ def _check_figures(rows: list[dict], values: list[dict], out: Path) -> None:  # 
         own = [row for row in rows if row["value"] == value["value"]]
         assert value["mean"]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in own]))
         assert value["std"]["accuracy"] == pytest.approx(np.std([row["accuracy"] for row in own], ddof=1))
+
+
+@pytest.mark.parametrize(("rights", "verdict"), [((0.9, 0.85), "better"), ((0.95, 0.45), "undecided")])
+def test_a_verdict_over_seeds_takes_the_agreement_of_each(
+    rights: tuple[float, float], verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval leaves out 0 in both cases, for it knows of other images and not of other seeds."""
+    labels = ["a", "b"] * 100
+
+    def answers(share_right: float) -> Answers:
+        said = [label if at < 200 * share_right else {"a": "b", "b": "a"}[label] for at, label in enumerate(labels)]
+        rows = np.array([[0.9, 0.1] if name == "a" else [0.1, 0.9] for name in said])
+        return Answers([str(at) for at in range(200)], labels, ("a", "b"), rows)
+
+    point = Point({"optim.lr": 1.0}, Config(), None)
+    given = {Path(f"{value}{seed}"): answers(share) for value, shares in enumerate([(0.5, 0.5), rights])
+             for seed, share in enumerate(shares)}  # fmt: skip
+    monkeypatch.setattr("foveal.experiments.sweep.sweeping._answers", lambda trained: given[trained.run.path])
+    values = [
+        Value(point, tuple(Trained(0, seed, RunFolder(Path(f"{at}{seed}")), None, "", 1, 0.0) for seed in range(2)))
+        for at in range(2)
+    ]
+    found = compare_values(*values, None, seed=0)
+    assert found.intervals["accuracy"][0] > 0
+    assert found.verdict == verdict
 
 
 def test_a_learning_curve_trains_on_so_many_and_tests_on_the_same(make_images: MakeImages, tmp_path: Path) -> None:

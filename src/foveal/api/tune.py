@@ -197,15 +197,7 @@ def tune(
     refuse_inside(folder.path, images)
     try:
         outcome = run_study(images, folder, chosen, settings, progress or Silence(), force=force)
-        report = None
-        if outcome.end is not None:
-            with held(folder.path / ".end.lock"):
-                for name in (DEFAULT, BEST):
-                    run = folder.run(name)
-                    if not run.report.is_file():
-                        with run.stage("report"):
-                            build_report(run)
-                report = build_tune_page(folder)
+        report = None if outcome.end is None else _pages(folder)
     except InterruptedRunError as stopped:
         raise InterruptedRunError(
             stopped.message,
@@ -214,6 +206,17 @@ def tune(
         ) from stopped
     monitor = around.train.early_stopping.monitor
     return TuneResult(folder.path, outcome.trials, monitor, outcome.end, report, outcome.notes)
+
+
+def _pages(folder: ExperimentFolder) -> Path:
+    """The pages of the default, of the winner and of the study; one worker at a time writes them."""
+    with held(folder.path / ".end.lock"):
+        for name in (DEFAULT, BEST):
+            run = folder.run(name)
+            if not run.report.is_file():
+                with run.stage("report"):
+                    build_report(run)
+        return build_tune_page(folder)
 
 
 def plan_tune(

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from foveal.cli.shell import (
     verb,
 )
 from foveal.cli.sweep import run_sweep
+
+if TYPE_CHECKING:
+    from foveal.api.results import TrainResult
 
 
 @app.command(
@@ -101,17 +104,16 @@ def train(
             raise
         if is_led:
             return
-        lines = [headline(name, done.metrics[name]) for name in ("test", "val", "train")]
-        lines += leak_lines(done.metrics["test"])
-        finish(
-            done.to_dict(),
-            as_json,
-            [*lines, f"Report: {done.report}", f"Bundle: {done.bundle}"],
-            [
-                f"foveal predict {quoted(out)} PHOTOS --out predictions.csv",
-                *_baseline(data, config, settings),
-            ],
-        )
+        _finish(done, data, out, config, settings, as_json=as_json)
+
+
+def _finish(
+    done: "TrainResult", data: str | None, out: Path, config: Path | None, settings: list[str], *, as_json: bool
+) -> None:
+    lines = [headline(name, done.metrics[name]) for name in ("test", "val", "train")]
+    lines += leak_lines(done.metrics["test"])
+    following = [f"foveal predict {quoted(out)} PHOTOS --out predictions.csv", *_baseline(data, config, settings)]
+    finish(done.to_dict(), as_json, [*lines, f"Report: {done.report}", f"Bundle: {done.bundle}"], following)
 
 
 def _check(

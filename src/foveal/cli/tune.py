@@ -1,6 +1,7 @@
 """`foveal tune`: flags and printing; `api/tune.py` does the work."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,24 +71,13 @@ def tune(
 ) -> None:
     """Search for better values, and compare the best with the default on the test split."""
     with verb(debug):
-        from foveal.api.tune import plan_tune, verdict_line
         from foveal.api.tune import tune as run
-        from foveal.errors import ConfigError
+        from foveal.api.tune import verdict_line
 
         settings = settings_of(overrides, seed, device)
         asked: dict[str, Any] = {"trials": trials, "hours": hours, "sampler": sampler, "pruner": pruner}
         if dry_run:
-            if data is None or space is None or resume:
-                raise ConfigError(
-                    "tune --dry-run needs DATA and --space, and no --resume.",
-                    fix="foveal tune DATA --space FILE --dry-run",
-                )
-            planned = plan_tune(space, config=config, overrides=settings, **asked)
-            words = ["foveal", "tune", data, "--space", str(space), "--out", str(out)]
-            words += [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
-            words += ["--config", str(config)] if config else []
-            words += [word for setting in settings for word in ("--set", setting)]
-            finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
+            _plan(None if resume else data, space, out, config, settings, asked, as_json=as_json)
             return
         done = run(
             data,
@@ -101,10 +91,7 @@ def tune(
             progress=progress(),
             **asked,
         )
-        table = done.table()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(f"{cell:<{widths[at]}}" for at, cell in enumerate(row)).rstrip() for row in table]
-        lines += ["", *done.notes]
+        lines = [*_aligned(done.table()), "", *done.notes]
         following = [f"foveal tune --out {quoted(out)} --resume"]
         if done.end is not None:
             lines += [*done.end.sentences, verdict_line(done)]
@@ -114,3 +101,34 @@ def tune(
                 f"foveal predict {quoted(done.end.bundle)} PHOTOS --out predictions.csv",
             ]
         finish(done.to_dict(), as_json, lines, following)
+
+
+def _plan(
+    data: str | None,
+    space: Path | None,
+    out: Path,
+    config: Path | None,
+    settings: list[str],
+    asked: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """`tune --dry-run`."""
+    from foveal.api.tune import plan_tune
+    from foveal.errors import ConfigError
+
+    if data is None or space is None:
+        raise ConfigError(
+            "tune --dry-run needs DATA and --space, and no --resume.", fix="foveal tune DATA --space FILE --dry-run"
+        )
+    planned = plan_tune(space, config=config, overrides=settings, **asked)
+    words = ["foveal", "tune", data, "--space", str(space), "--out", str(out)]
+    words += [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
+    words += ["--config", str(config)] if config else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(f"{cell:<{widths[at]}}" for at, cell in enumerate(row)).rstrip() for row in table]

@@ -196,8 +196,8 @@ def compare_values(first: Value, second: Value, groups: NDArray[np.int64] | None
     """Two values on the same test images, over all of their seeds.
 
     The answers of the seeds stand one below the other, and an image with all of its answers is drawn as a whole, so
-    that the interval knows how many images there are. Of the seeds it knows nothing, so a verdict takes the agreement of
-    them all. McNemar's test does not know it, and counts only with one seed.
+    that the interval knows how many images there are. Of other seeds it knows nothing, so a verdict takes the
+    agreement of them all. McNemar's test does not know it, and counts only with one seed.
 
     Args:
         first: one value.
