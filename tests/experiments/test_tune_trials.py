@@ -12,7 +12,7 @@ import pytest
 
 from foveal.config import plain_yaml
 from foveal.errors import ArtifactError, ConfigError
-from foveal.experiments import study_storage, trials
+from foveal.experiments.tune import storage, trials
 from foveal.experiments.tune.space import SearchSpace
 from foveal.experiments.tune.space_file import make_space
 from foveal.experiments.tune.storage import StudyStorage
@@ -147,7 +147,7 @@ def test_a_trial_that_is_broken_off_waits_again_at_once(tmp_path: Path) -> None:
 def test_a_worker_of_another_machine_is_dead_when_it_is_silent(
     url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_storage, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
     far, here = Desk(tmp_path / "study", url), Desk(tmp_path / "study", url)
     far.worker.host = "elsewhere"
     lost = far.trials.claim(1)
@@ -170,7 +170,7 @@ def test_a_worker_of_another_machine_is_dead_when_it_is_silent(
 
 
 def test_the_heartbeat_of_a_living_worker_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_storage, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
     monkeypatch.setattr(trials, "HEARTBEAT_SECONDS", 0.2)
     far, here = Desk(tmp_path / "study"), Desk(tmp_path / "study")
     far.worker.host = "elsewhere"

@@ -27,7 +27,7 @@ def sentences(outcome: ProbeOutcome, *, has_random_weights: bool) -> tuple[str, 
         told.append(f"The next on validation, {_named(second)}, {close}: {_with_interval(second)}.")
     told += _sizes(outcome)
     told.append(
-        f"Features and all fits took {outcome.seconds:,.0f} seconds: every fine-tuning has to beat this, on the same "
+        f"Features and all fits took {outcome.seconds:,.{0 if outcome.seconds >= 10 else 1}f} seconds: every fine-tuning has to beat this, on the same "
         "test images."
     )
     if has_random_weights:
