@@ -212,6 +212,19 @@ def test_bundles_take_data_of_their_own(runs: list[Path], tmp_path: Path, make_i
     assert foveal.ensemble(runs, tmp_path / "out2", vote="majority", device="cpu").bundle.is_dir()
 
 
+def test_an_experiment_stands_for_the_run_that_it_chose(runs: list[Path], tmp_path: Path) -> None:
+    """As a probe's folder does: its bundle is a copy of one of its runs, which knows the images."""
+    probe = tmp_path / "probe"
+    copy_of(runs[1], probe / "runs" / "knn")
+    copy_of(runs[1] / "bundle", probe / "bundle")
+    (probe / "experiment.json").write_text('{"verb": "probe"}')
+    foveal.ensemble([copy_of(runs[0], tmp_path / "run"), probe], tmp_path / "out", device="cpu")
+    foveal.ensemble([tmp_path / "run", runs[1]], tmp_path / "plain", device="cpu")
+    losses = [read(tmp_path / name / "evaluation" / "test" / "metrics.json")["log_loss"] for name in ("out", "plain")]
+    assert losses[0] == losses[1]
+    assert open_bundle(tmp_path / "out").spec.members[1].name == "probe"  # type: ignore[union-attr]
+
+
 def test_the_command(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["ensemble", *map(str, runs), "--vote", "weighted", "--out", "my ensemble"]

@@ -258,6 +258,17 @@ def test_a_given_split_is_kept_but_not_against_an_old_image_of_the_same_group() 
     assert "1 of them had been given another split" in notes[0]
 
 
+def test_the_same_picture_under_another_class_is_told() -> None:
+    new = table(["b"] * 10, [None] * 10, "/new")
+    shas = new.column("sha256").tolist()
+    shas[:2] = OLD.column("sha256")[[3, 25]].tolist()
+    _, notes = shared(join(OLD, new.with_columns(sha256=shas)))
+    (told,) = (note for note in notes if "another class" in note)
+    assert told.startswith("2 new images are among the old under another class, byte for byte, such as ")
+    assert "'a' there, 'b' here" in told
+    assert not any("another class" in note for note in shared(join(OLD, new))[1])
+
+
 def test_what_a_given_split_lacks_is_drawn_from_its_train() -> None:
     splits, _ = shared(join(OLD, table(["b"] * 20, ["train"] * 20, "/new")))
     assert {name: splits.tolist().count(name) for name in SPLITS} == {"train": 14, "val": 3, "test": 3}

@@ -65,6 +65,11 @@ def test_all_that_is_wrong_with_a_sweep_is_told_at_once() -> None:
         points_of(axes_of({"train.epoch": [1], "train.batch_size": [8, -1], "optim.name": ["adamw"]}), Config())
     assert "train.epoch: no such key; did you mean train.epochs?" in unknown.value.problems
     assert any(problem.startswith("train.batch_size") for problem in unknown.value.problems)
+    assert axes_of("optim.lr=1,2") == axes_of({"optim.lr": [1, 2]})
+    assert axes_of({"optim.lr": 0.1, "model.name": "resnet18"})[1].values == ("resnet18",)
+    with pytest.raises(ConfigError) as empty:
+        axes_of({"optim.lr": []})
+    assert empty.value.problems == ("optim.lr: has no value to train with",)
     with pytest.raises(ConfigError) as no_net:  # before the first of the trainings, not at the second
         points_of(axes_of(["model.name=small_cnn,nosuchnet", "optim.lr=1,fast"]), Config())
     assert len(no_net.value.problems) >= 2
@@ -196,6 +201,12 @@ def test_a_learning_curve_trains_on_so_many_and_tests_on_the_same(make_images: M
     assert "train_images=all" in (tmp_path / "curve" / "report.html").read_text()
     with pytest.raises(DataError, match="asks for more"):
         sweep(images, tmp_path / "much", sweep={"train_images": [9, 900]}, overrides=QUICK)
+
+
+def test_seeds_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    for seeds in (["a"], [-1], [0.5], [1, 1], []):
+        with pytest.raises(ConfigError, match="different whole numbers"):
+            plan_sweep(tmp_path, sweep={"optim.lr": [1, 2]}, seeds=seeds)  # type: ignore[arg-type]
 
 
 def test_a_plan_writes_nothing(make_images: MakeImages, tmp_path: Path) -> None:

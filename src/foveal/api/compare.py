@@ -100,7 +100,7 @@ class ComparePlan:
 
 
 def compare(
-    models: Sequence[str | PathLike[str]],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     data: str | PathLike[str] | None = None,
     split: Split = "test",
@@ -153,7 +153,7 @@ def compare(
 
 
 def plan_comparison(
-    models: Sequence[str | PathLike[str]],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     data: str | PathLike[str] | None = None,
     split: Split = "test",
@@ -180,7 +180,7 @@ def plan_comparison(
 
 
 def _prepare(
-    models: Sequence[str | PathLike[str]],
+    models: str | PathLike[str] | Sequence[str | PathLike[str]],
     data: str | PathLike[str] | None,
     split: Split,
     config: Config | str | PathLike[str] | None,
@@ -194,7 +194,7 @@ def _prepare(
             "--config and --set say how --data is read, and there is none.",
             fix="give --data DATA; or leave them out to compare the runs on their own images.",
         )
-    entries = find_models(models)
+    entries = find_models([models] if isinstance(models, str | PathLike) else models)
     if data is not None:
         settings = read_config(config, overrides)
         images = scan(fspath(data), settings.data).manifest

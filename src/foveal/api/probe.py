@@ -143,8 +143,8 @@ def probe(
     out: str | PathLike[str] = "probe",
     *,
     backbone: str | Sequence[str] = (),
-    sizes: Sequence[int] = (),
-    heads: Sequence[str] = (),
+    sizes: int | Sequence[int] = (),
+    heads: str | Sequence[str] = (),
     config: Config | str | PathLike[str] | None = None,
     overrides: Sequence[str] = (),
     force: bool = False,
@@ -201,8 +201,8 @@ def plan_probe(
     out: str | PathLike[str] = "probe",
     *,
     backbone: str | Sequence[str] = (),
-    sizes: Sequence[int] = (),
-    heads: Sequence[str] = (),
+    sizes: int | Sequence[int] = (),
+    heads: str | Sequence[str] = (),
     config: Config | str | PathLike[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> ProbePlan:
@@ -229,8 +229,8 @@ def plan_probe(
 
 def _asked(
     backbone: str | Sequence[str],
-    sizes: Sequence[int],
-    heads: Sequence[str],
+    sizes: int | Sequence[int],
+    heads: str | Sequence[str],
     config: Config | str | PathLike[str] | None,
     overrides: Sequence[str],
 ) -> tuple[Config, ProbeTask]:
@@ -242,7 +242,13 @@ def _asked(
     """
     given = read_config(config, overrides)
     backbones = tuple(dict.fromkeys((backbone,) if isinstance(backbone, str) else backbone))
-    problems = [f"--sizes: {size} px, and 8 to 4096 are possible" for size in sizes if not 8 <= size <= 4096]
+    sizes = (sizes,) if isinstance(sizes, int) else sizes
+    heads = (heads,) if isinstance(heads, str) else heads
+    problems = [
+        f"--sizes: {size!r}, and whole numbers from 8 to 4096 px are possible"
+        for size in sizes
+        if not isinstance(size, int) or not 8 <= size <= 4096
+    ]
     problems += [f"--heads: {name!r} is none of {', '.join(HEADS)}" for name in heads if name not in HEADS]
     problems += ["--backbone: a name is empty"] if any(not name.strip() for name in backbones) else []
     own = [start for start in given.model.starts if start not in ("pretrained", "none")]

@@ -210,7 +210,7 @@ def _asked(
 ) -> tuple[Config, list[Axis], list[Point], tuple[int, ...]]:
     base, axes = read_config(config, overrides), axes_of(sweep)
     chosen = (base.seed,) if seeds is None else tuple(seeds)
-    if not chosen or len(set(chosen)) < len(chosen):
+    if not chosen or len(set(chosen)) < len(chosen) or not all(isinstance(each, int) and each >= 0 for each in chosen):
         raise ConfigError(f"seeds={list(chosen)}: expected different whole numbers, at least one.")
     return base, axes, points_of(axes, base), chosen
 

@@ -52,7 +52,7 @@ def crossval(
     debug: Debug = False,
 ) -> None:
     """Train a model a fold: mean ± std on held-out images, and the folds' vote on the kept-aside test."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.crossval import crossval as run
         from foveal.api.crossval import plan_crossval
 

@@ -51,7 +51,7 @@ def ensemble(
     debug: Debug = False,
 ) -> None:
     """Many models, one bundle: fitted on validation, measured on test beside each of its members."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.ensemble import ensemble as run
         from foveal.api.ensemble import plan_ensemble
 

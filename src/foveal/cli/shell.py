@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, InterruptedRunError
 from foveal.extras import missing_extra
 from foveal.version import __version__
 
@@ -166,6 +166,8 @@ def verb(debug: bool, run: Path | None = None, *, goes_on: bool = False) -> "Ite
             yield
             sys.stdout.flush()
         except FovealError as error:
+            if _is_of_an_interrupt(error):
+                _fail(f"foveal: stopped.{_how_to_go_on(run, goes_on)}", 128 + signal.SIGINT, debug)
             _fail(f"foveal: {error}", error.exit_code, debug)
         except ModuleNotFoundError as error:
             if (missing := missing_extra(error)) is None:
@@ -173,8 +175,7 @@ def verb(debug: bool, run: Path | None = None, *, goes_on: bool = False) -> "Ite
             _fail(f"foveal: {missing}", missing.exit_code, debug)
         except KeyboardInterrupt as interrupt:
             number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
-            again = "\nWhat to do: the same command goes on where it stopped." if goes_on else _how_to_go_on(run)
-            _fail(f"foveal: stopped.{again}", 128 + number, debug)
+            _fail(f"foveal: stopped.{_how_to_go_on(run, goes_on)}", 128 + number, debug)
         except BrokenPipeError:
             # Whoever read our stdout has gone, as `head` does; nothing more can be said to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,6 +185,16 @@ def verb(debug: bool, run: Path | None = None, *, goes_on: bool = False) -> "Ite
             _fail(f"foveal: {place}{error.strerror or error}. --debug shows where it happened.", 1, debug)
 
 
+def _is_of_an_interrupt(error: FovealError) -> bool:
+    """Whether it is what Ctrl-C looks like to code that was importing a library in that moment."""
+    if isinstance(error, InterruptedRunError):
+        return False  # that says more of its own
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
 def _fail(message: str, exit_code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
@@ -191,7 +202,9 @@ def _fail(message: str, exit_code: int, debug: bool) -> None:
     raise typer.Exit(exit_code) from None
 
 
-def _how_to_go_on(run: Path | None) -> str:
+def _how_to_go_on(run: Path | None, goes_on: bool) -> str:
+    if goes_on:
+        return "\nWhat to do: the same command goes on where it stopped."
     if run is None:
         return ""
     if (run / "config.yaml").is_file():

@@ -70,7 +70,7 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Search for better values, and compare the best with the default on the test split."""
-    with verb(debug):
+    with verb(debug, goes_on=True):
         from foveal.api.tune import tune as run
         from foveal.api.tune import verdict_line
 

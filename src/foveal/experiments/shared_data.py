@@ -22,8 +22,10 @@ from foveal.experiments.preparing import (
     recipe_of,
     settle,
 )
+from foveal.files import natural_key, read_json
+from foveal.model.bundle import BUNDLE_FILE, Bundle, EnsembleBundle
 from foveal.progress import Progress
-from foveal.run_folder import ExperimentFolder
+from foveal.run_folder import ExperimentFolder, is_run_folder
 from foveal.training.config import Config, ResolvedConfig
 from foveal.training.resolve import Facts, resolve
 from foveal.types import SPLITS
@@ -147,9 +149,16 @@ class Selected:
 
 def runs_in(path: Path) -> list[Path]:
     """The run folders of an experiment, in natural order of their names."""
-    from foveal.files import natural_key
-    from foveal.run_folder import is_run_folder
-
     folder = path / "runs"
     found = [run for run in folder.iterdir() if is_run_folder(run)] if folder.is_dir() else []
     return sorted(found, key=lambda run: natural_key(run.name))
+
+
+def run_behind(path: Path, bundle: Bundle | EnsembleBundle) -> Path | None:
+    """The run of an experiment that its bundle is a copy of; None where the bundle was made of several."""
+    return next((run for run in runs_in(path) if _has_weights(run, bundle)), None)
+
+
+def _has_weights(run: Path, bundle: Bundle | EnsembleBundle) -> bool:
+    description = run / "bundle" / BUNDLE_FILE
+    return description.is_file() and bool(read_json(description).get("files") == dict(bundle.spec.files))

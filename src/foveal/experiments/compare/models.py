@@ -12,7 +12,7 @@ from typing import Any
 from foveal.config import load
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, FovealError
-from foveal.experiments.shared_data import runs_in
+from foveal.experiments.shared_data import run_behind
 from foveal.files import read_json
 from foveal.model.bundle import BUNDLE_FILE, Bundle, EnsembleBundle, open_bundle
 from foveal.model.config import in_words
@@ -152,13 +152,8 @@ def _of_experiment(folder: ExperimentFolder) -> Entry:
         raise ArtifactError(f"this {verb} has not come to its end, so it holds no bundle yet.")
     bundle = open_bundle(folder.bundle)
     # What it chose is a copy of one of its runs; what it made of several has a home in the experiment itself.
-    home = next((run for run in runs_in(folder.path) if _has_weights(run, bundle)), folder.path)
+    home = run_behind(folder.path, bundle) or folder.path
     return Entry("", folder.path, verb, bundle, RunFolder(home))
-
-
-def _has_weights(run: Path, bundle: Bundle | EnsembleBundle) -> bool:
-    description = run / "bundle" / BUNDLE_FILE
-    return description.is_file() and bool(read_json(description).get("files") == dict(bundle.spec.files))
 
 
 def _architecture(network: Bundle) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, FovealError
+from foveal.experiments.shared_data import run_behind
 from foveal.files import sha256_file
 from foveal.model.bundle import BUNDLE_FILE, WEIGHTS_FILE, Bundle, EnsembleBundle, find_bundle, open_bundle
 from foveal.model.config import in_words
@@ -116,6 +117,9 @@ def _open(path: Path) -> Candidate:
             "is an ensemble itself.",
             fix=f"Name its members, such as {bundle.members[0].path}, or the runs they are of.",
         )
+    if (path / "experiment.json").is_file() and (chosen := run_behind(path, bundle)) is not None:
+        # A probe or a study stands for the run that it chose, which knows its images.
+        return Candidate(path.resolve().name, path, bundle, RunFolder(chosen))
     home = find_bundle(path).resolve().parent
     is_of_run = home.is_dir() and is_run_folder(home) and find_bundle(path).name == "bundle"
     name = home.name if find_bundle(path).name == "bundle" else path.resolve().name

@@ -154,7 +154,26 @@ def share_out(
             f"{int(more.sum()):,} new images are of classes that the model knows ({shortened(whose)}); they are used "
             "as more training images of them."
         )
+    notes += _contradictions(manifest, is_old)
     return Shared(manifest.with_columns(split=places[settled]), tuple(notes))
+
+
+def _contradictions(manifest: Manifest, is_old: Bools) -> list[str]:
+    """A sentence on new images that are an old one, byte for byte, under another class."""
+    usable, labels = manifest.is_usable(), manifest.column("label")
+    keys = list(zip(manifest.column("sha256"), manifest.boxes(), strict=True))
+    known = {keys[row]: labels[row] for row in np.flatnonzero(usable & is_old).tolist() if keys[row][0] is not None}
+    rows = [
+        row for row in np.flatnonzero(usable & ~is_old).tolist() if known.get(keys[row], labels[row]) != labels[row]
+    ]
+    if not rows:
+        return []
+    first, are = rows[0], "image is" if len(rows) == 1 else "images are"
+    return [
+        f"{len(rows):,} new {are} among the old under another class, byte for byte, such as "
+        f"{manifest.column('path')[first]}: {known[keys[first]]!r} there, {labels[first]!r} here. The model is taught "
+        "both; leave out those that are wrong."
+    ]
 
 
 def replayed(manifest: Manifest, is_old: Bools, per_class: int | None, *, seed: int) -> tuple[Integers, str]:

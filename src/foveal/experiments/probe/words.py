@@ -26,9 +26,9 @@ def sentences(outcome: ProbeOutcome, *, has_random_weights: bool) -> tuple[str, 
         }[verdict]
         told.append(f"The next on validation, {_named(second)}, {close}: {_with_interval(second)}.")
     told += _sizes(outcome)
+    seconds = f"{outcome.seconds:,.0f}" if outcome.seconds >= 10 else f"{outcome.seconds:.1f}"
     told.append(
-        f"Features and all fits took {outcome.seconds:,.{0 if outcome.seconds >= 10 else 1}f} seconds: every fine-tuning has to beat this, on the same "
-        "test images."
+        f"Features and all fits took {seconds} seconds: every fine-tuning has to beat this, on the same test images."
     )
     if has_random_weights:
         told.append(

@@ -1,7 +1,7 @@
 """What a sweep goes through: keys with their values, and every combination of them as a configuration."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -88,9 +88,10 @@ def axes_of(sweep: Sequence[str] | Mapping[str, Sequence[Any]]) -> list[Axis]:
             problems at once.
     """
     if isinstance(sweep, Mapping):
-        axes = [Axis(key, tuple(values)) for key, values in sweep.items()]
+        axes = [Axis(key, tuple(each) if isinstance(each, Iterable) and not isinstance(each, str) else (each,))
+                for key, each in sweep.items()]  # fmt: skip
     else:
-        axes = [parse_axis(text) for text in sweep]
+        axes = [parse_axis(text) for text in ((sweep,) if isinstance(sweep, str) else sweep)]
     problems = [problem for axis in axes if (problem := _fault_of(axis))]
     keys = [axis.key for axis in axes]
     problems += [f"{key}: is swept twice; give all of its values at once" for key in set(keys) if keys.count(key) > 1]
@@ -196,6 +197,8 @@ def _with(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
 
 def _fault_of(axis: Axis) -> str:
     section, _, name = axis.key.partition(".")
+    if not axis.values:
+        return f"{axis.key}: has no value to train with"
     texts = [shown_value(value) for value in axis.values]
     if len(set(texts)) < len(texts):
         return f"{axis.key}: {next(text for text in texts if texts.count(text) > 1)} is given twice"
