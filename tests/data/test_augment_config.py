@@ -11,7 +11,11 @@ from foveal.data.augment_operations_config import OPERATIONS, Rotate
 from foveal.errors import ConfigError
 from foveal.training.config import Config, read_config
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+    if not path.name.startswith("tune_")
+]
 
 
 def problems(*overrides: str) -> list[str]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from foveal.config import load
 from foveal.errors import DataError
-from foveal.experiments import check as checking
 from foveal.experiments.check import data as check_data
+from foveal.experiments.check import setup as checking
 from foveal.experiments.check.data import CheckData, read_check_data
 from foveal.experiments.check.network import look_at_network
 from foveal.experiments.check.setup import (

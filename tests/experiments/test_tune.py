@@ -18,7 +18,7 @@ import foveal
 from foveal.cli import app
 from foveal.config import load
 from foveal.errors import ArtifactError, ConfigError, TrainingError
-from foveal.experiments import tune as tuning
+from foveal.experiments.tune import tuning
 from foveal.files import sha256_file
 from foveal.metrics.paired import compare_paired
 from foveal.model.bundle import read_bundle
