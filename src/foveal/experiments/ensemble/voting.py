@@ -356,7 +356,7 @@ def _sentences(
     vote: Vote, shares: dict[str, float], test: SplitMetrics, best: str, comparison: PairedComparison
 ) -> list[str]:
     kept = {name: share for name, share in shares.items() if share > 0}
-    sentences = [comparison.sentence(f"{best}, the best member on validation,", "the ensemble")]
+    sentences = [comparison.sentence(f"{best} (best on validation)", "the ensemble")]
     sentences.append(f"The {vote} vote of {len(kept)} models: {test.sentence()}")
     if vote == "weighted":
         listed = ", ".join(f"{name} {shown(share)}" for name, share in kept.items())
