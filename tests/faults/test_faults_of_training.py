@@ -186,7 +186,8 @@ def test_row_14_a_worker_that_is_killed_is_told_soon_and_none_is_left_behind(tmp
     for name in CLASSES[:2]:
         (images / name).mkdir(parents=True)
         for number in range(1100):
-            pixels = draw.integers(0, 256, (24, 24, 3)).astype(np.uint8)
+            # Large enough for a reading that a busy machine does not miss.
+            pixels = draw.integers(0, 256, (96, 96, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(images / name / f"{number}.bmp")
     command = [*FOVEAL, "train", str(images), "--out", str(tmp_path / "run"), *flags("data.num_workers=2")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

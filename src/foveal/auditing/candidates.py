@@ -146,11 +146,11 @@ class _Discs:
 
 @dataclass(frozen=True)
 class _Hits:
-    """Neighbours of pictures, by place among the compared rows."""
+    """Neighbours of pictures, by place among the compared rows; narrow, for a million pictures have millions."""
 
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    view: NDArray[np.int64]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    view: NDArray[np.int8]
     angle: NDArray[np.float64]
     is_mirrored: NDArray[np.bool_]
     agreement: NDArray[np.float32]
@@ -160,8 +160,8 @@ class _Hits:
 
     @classmethod
     def joined(cls, parts: Sequence["_Hits"]) -> "_Hits":
-        whole, no = np.empty(0, np.int64), np.empty(0, np.float32)
-        parts = [cls(whole, whole, whole, no.astype(np.float64), no.astype(np.bool_), no), *parts]
+        place, no = np.empty(0, np.int32), np.empty(0, np.float32)
+        parts = [cls(place, place, np.empty(0, np.int8), no.astype(np.float64), no.astype(np.bool_), no), *parts]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
@@ -194,7 +194,8 @@ def _nearest(
         for part in (slice(at, at + _TURNS_AT_ONCE) for at in range(0, max(1, len(place)), _TURNS_AT_ONCE))
     ]
     agreement, angle, is_mirrored = (np.concatenate(each) for each in zip(*turns, strict=True))
-    hits = _Hits(block[place], member, view, angle, is_mirrored, agreement).take(agreement >= LEAST_OF_WAVES)
+    left, right = block[place].astype(np.int32), member.astype(np.int32)
+    hits = _Hits(left, right, view.astype(np.int8), angle, is_mirrored, agreement).take(agreement >= LEAST_OF_WAVES)
     order = np.lexsort((-hits.agreement, hits.left))
     hits = hits.take(order)
     rank = np.arange(len(order)) - np.searchsorted(hits.left, hits.left)
