@@ -242,7 +242,8 @@ def test_features_fill_shard_after_shard_and_count_for_the_cap(monkeypatch: pyte
 
 
 _SCRIPT = """
-    import os, signal, sys
+    import os, signal, sys, time
+    from pathlib import Path
     sys.path.insert(0, {tests!r})
     from foveal.data import store
     from foveal.model import feature_store
@@ -258,6 +259,10 @@ _SCRIPT = """
         num_done = 0
 
         def bar(self, *_):
+            # Both have looked into the store by now, so that neither finds there what the other will compute.
+            Path(sys.argv[2]).touch()
+            while not Path(sys.argv[3]).exists():
+                time.sleep(0.01)
             return self
 
         def __enter__(self):
@@ -275,10 +280,14 @@ _SCRIPT = """
 """
 
 
-def test_two_at_once_of_which_one_is_killed_leave_a_store_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_at_once_that_are_killed_leave_a_store_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = textwrap.dedent(_SCRIPT.format(tests=str(Path(__file__).parent)))
+    ready = (str(tmp_path / "first"), str(tmp_path / "second"))
     stopping = [
-        subprocess.Popen([sys.executable, "-c", script, str(num_done)], stderr=subprocess.PIPE) for num_done in (6, 8)
+        subprocess.Popen([sys.executable, "-c", script, *words], stderr=subprocess.PIPE)
+        for words in (("6", *ready), ("8", *reversed(ready)))
     ]
     said = [process.communicate(timeout=120)[1].decode() for process in stopping]
     assert [process.returncode for process in stopping] == [-signal.SIGKILL] * 2, said

@@ -10,13 +10,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from foveal.api.opening import refuse_inside
 from foveal.auditing.checks import Known, run_checks
 from foveal.auditing.findings import Finding, FindingsTable
 from foveal.auditing.look import look
 from foveal.auditing.summary import summarise
 from foveal.config import dump_yaml
 from foveal.data.scan import ScanResult, scan
-from foveal.errors import ArtifactError, ConfigError
+from foveal.errors import ArtifactError
 from foveal.files import write_json, write_text
 from foveal.progress import Progress, Silence
 from foveal.training.config import Config, read_config
@@ -229,12 +230,7 @@ def _write(folder: Path, table: FindingsTable, summary: Mapping[str, Any], known
 
 def _check_folder(folder: Path, data: str | PathLike[str], *, force: bool) -> None:
     """Refuse to write among the images, over files that are not ours, or over an audit unless told to."""
-    place = Path(data)
-    if place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
-        raise ConfigError(
-            f"The audit's folder {folder} lies in DATA, where it would be taken for a class.",
-            fix="choose an --out beside DATA.",
-        )
+    refuse_inside(folder, data)
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder} is a file.", fix="choose another --out.")
     held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()

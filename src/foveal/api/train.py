@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from foveal.api.opening import refuse_inside
 from foveal.api.results import TrainResult
 from foveal.config import load
 from foveal.data.manifest import Manifest, is_manifest
@@ -149,7 +150,8 @@ def _lead(
     chosen = read_config(config, overrides)
     if not going_on:
         check_place(place, devices=chosen.train.devices, nodes=chosen.train.nodes)
-        _check_apart(run, data)
+        if data is not None:
+            refuse_inside(run.path, data)
         _check_free(run, force=force)
     run.prepare()
     with run.lock():
@@ -216,15 +218,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _check_apart(run: RunFolder, data: str | PathLike[str] | None) -> None:
-    """Refuse to write a run among the images: its folders would be classes the next time."""
-    if data is not None and Path(data).is_dir() and run.path.resolve().is_relative_to(Path(data).resolve()):
-        raise ConfigError(
-            f"The run folder {run.path} lies in DATA, where its own folders would be taken for classes.",
-            fix="choose an --out beside DATA.",
-        )
 
 
 def _check_free(run: RunFolder, *, force: bool) -> None:

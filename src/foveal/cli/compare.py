@@ -14,6 +14,7 @@ from foveal.cli.shell import (
     Force,
     Overrides,
     Seed,
+    aligned,
     app,
     examples,
     finish,
@@ -106,10 +107,7 @@ def _table(comparison: "Comparison") -> list[str]:
     for each in comparison.repeated:
         accuracy, f1 = (f"{shown(each.mean[key])} ± {each.std[key]:.3f}" for key in ("accuracy", "macro_f1"))
         rows.append([each.name, accuracy, "", f1, *[""] * 7])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(row)).rstrip() for row in rows
-    ]
+    return aligned(rows)
 
 
 def _cells(row: "Mapping[str, Any]") -> list[str]:

@@ -15,6 +15,7 @@ from foveal.cli.shell import (
     Force,
     Overrides,
     Seed,
+    aligned,
     app,
     examples,
     finish,
@@ -75,13 +76,13 @@ def crossval(
             force=force,
             progress=progress(),
         )
-        table = done.table()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            "  ".join(f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(row)).rstrip()
-            for row in table
+            *aligned(done.table()),
+            "",
+            *done.outcome.sentences,
+            f"Report: {done.report}",
+            f"Bundle: {done.outcome.folder.bundle}",
         ]
-        lines += ["", *done.outcome.sentences, f"Report: {done.report}", f"Bundle: {done.outcome.folder.bundle}"]
         finish(
             done.to_dict(),
             as_json,

@@ -15,6 +15,7 @@ from foveal.cli.shell import (
     Force,
     Overrides,
     Seed,
+    aligned,
     app,
     examples,
     finish,
@@ -74,11 +75,11 @@ def ensemble(
             force=force,
             progress=progress(),
         )
-        table = done.table()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            "  ".join(f"{cell:{'>' if at else '<'}{widths[at]}}" for at, cell in enumerate(row)).rstrip()
-            for row in table
+            *aligned(done.table()),
+            "",
+            *done.outcome.sentences,
+            f"Report: {done.report}",
+            f"Bundle: {done.bundle}",
         ]
-        lines += ["", *done.outcome.sentences, f"Report: {done.report}", f"Bundle: {done.bundle}"]
         finish(done.to_dict(), as_json, lines, [f"foveal predict {quoted(out)} PHOTOS --out predictions.csv"])

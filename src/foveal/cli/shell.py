@@ -108,6 +108,21 @@ def typed(verb: str, words: Sequence[str], flags: "Mapping[str, object]") -> str
     return shlex.join(line)
 
 
+def aligned(table: Sequence[Sequence[str]], *, figures: bool = True) -> list[str]:
+    """A table for the terminal, a line a row.
+
+    Args:
+        table: rows of as many cells each, the head first.
+        figures: whether all columns but the first hold figures, and are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = ["<", *[">" if figures else "<"] * (len(widths) - 1)]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
 def headline(split: str, metrics: "SplitMetrics") -> str:
     """One split in a line: accuracy with its interval and the baseline, and the figure that rare classes count in."""
     from foveal.metrics import shown

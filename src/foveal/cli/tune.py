@@ -1,7 +1,6 @@
 """`foveal tune`: flags and printing; `api/tune.py` does the work."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from foveal.cli.shell import (
     Force,
     Overrides,
     Seed,
+    aligned,
     app,
     examples,
     finish,
@@ -91,7 +91,7 @@ def tune(
             progress=progress(),
             **asked,
         )
-        lines = [*_aligned(done.table()), "", *done.notes]
+        lines = [*aligned(done.table(), figures=False), "", *done.notes]
         following = [f"foveal tune --out {quoted(out)} --resume"]
         if done.end is not None:
             lines += [*done.end.sentences, verdict_line(done)]
@@ -127,8 +127,3 @@ def _plan(
     words += ["--config", str(config)] if config else []
     words += [word for setting in settings for word in ("--set", setting)]
     finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(f"{cell:<{widths[at]}}" for at, cell in enumerate(row)).rstrip() for row in table]

@@ -24,10 +24,10 @@ from foveal.evaluation.evaluate import (
     rows_of_split,
     write_evaluation,
 )
+from foveal.evaluation.predictions import read_predictions
 from foveal.evaluation.sources import stored_for
 from foveal.experiments.compare.models import Entry
 from foveal.experiments.preparing import changed_images
-from foveal.extras import require
 from foveal.files import read_json, sha256_file, write_json
 from foveal.inference import Predictor
 from foveal.machine import num_cpus
@@ -36,8 +36,6 @@ from foveal.model.bundle import BUNDLE_FILE
 from foveal.progress import Progress
 from foveal.training.config import ResolvedConfig
 from foveal.types import Box, Split
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,38 +238,20 @@ def _write(folder: Path, said: SplitLogits, metrics: SplitMetrics, manifest: Man
 
 def _read(folder: Path, images: Manifest, own: Manifest | None, *, is_new: bool) -> Answers:
     metrics = SplitMetrics.read(folder / "metrics.json")
-    sample_ids, probabilities = _read_predictions(folder / "predictions.parquet", metrics.class_names)
+    said = read_predictions(folder / "predictions.parquet", metrics.class_names)
     listed = folder / "images.parquet"
     images = Manifest.read(listed) if listed.is_file() else images
     place = {sample: row for row, sample in enumerate(images.column("sample_id"))}
-    unknown = [sample for sample in sample_ids if sample not in place]
+    unknown = [sample for sample in said.sample_ids if sample not in place]
     if unknown:
         raise ArtifactError(
-            f"{folder / 'predictions.parquet'} is of other images: {len(unknown)} of its {len(sample_ids)} samples are "
-            "not in the manifest.",
+            f"{folder / 'predictions.parquet'} is of other images: {len(unknown)} of its {len(said.sample_ids)} "
+            "samples are not in the manifest.",
             fix="evaluate the run again with foveal evaluate.",
         )
-    rows = np.array([place[sample] for sample in sample_ids], dtype=np.int64)
+    rows = np.array([place[sample] for sample in said.sample_ids], dtype=np.int64)
     trained = None if own is None else _same_bytes(images, own)[rows]
-    return Answers(metrics, images.take(rows), probabilities, groups_of(images, rows), trained, is_new)
-
-
-def _read_predictions(path: Path, class_names: Sequence[str]) -> tuple[list[str], NDArray[np.float64]]:
-    """Sample ids, and float64 [n, C] probabilities in the order of the classes."""
-    parquet = require("pyarrow.parquet", extra="train", purpose="read predictions")
-    arrow = require("pyarrow", extra="train", purpose="read predictions")
-    columns = [f"p_{name}" for name in class_names]
-    try:
-        table = parquet.read_table(path, columns=["sample_id", *columns])
-    except (OSError, arrow.ArrowException) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}.", fix="run foveal evaluate again.") from error
-    if missing := [name for name in ("sample_id", *columns) if name not in table.column_names]:
-        raise ArtifactError(
-            f"{path} does not fit its metrics.json: it has no column {', '.join(missing[:_SHOWN])}.",
-            fix="run foveal evaluate again.",
-        )
-    rows = np.stack([table[name].to_numpy().astype(np.float64) for name in columns], axis=1)
-    return [str(sample) for sample in table["sample_id"].to_pylist()], rows
+    return Answers(metrics, images.take(rows), said.probabilities, groups_of(images, rows), trained, is_new)
 
 
 def _is_stamped(folder: Path, stamp: Mapping[str, Any]) -> bool:

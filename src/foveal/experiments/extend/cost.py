@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.errors import ArtifactError
-from foveal.extras import require
+from foveal.evaluation.predictions import read_predictions
 from foveal.metrics import shown
 from foveal.metrics.paired import PairedComparison, compare_paired, holm, paired_difference_interval
 from foveal.metrics.proportions import resampled_proportions
@@ -224,16 +224,8 @@ def read_answers(path: Path, class_names: tuple[str, ...]) -> Answers:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-    pa = require("pyarrow", extra="train", purpose="read predictions")
-    parquet = require("pyarrow.parquet", extra="train", purpose="read predictions")
-    try:
-        table = parquet.read_table(path)
-        probabilities = np.stack([table[f"p_{name}"].to_numpy() for name in class_names], axis=1)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path} is missing or damaged: {error}.", fix="begin anew with --force.") from error
-    return Answers(
-        table["sample_id"].to_pylist(), table["label"].to_pylist(), class_names, probabilities.astype(np.float64)
-    )
+    said = read_predictions(path, class_names)
+    return Answers(said.sample_ids, [class_names[label] for label in said.labels], class_names, said.probabilities)
 
 
 def _rows_of(before: Answers, after: Answers) -> Integers:

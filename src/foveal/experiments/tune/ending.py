@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from foveal.config import load, plain_yaml
 from foveal.errors import TrainingError
 from foveal.evaluation.evaluate import align_labels, groups_of
+from foveal.evaluation.predictions import read_predictions
 from foveal.experiments.outcome import Outcome
 from foveal.experiments.preparing import Settled
 from foveal.experiments.run_files import clear
@@ -18,7 +19,6 @@ from foveal.experiments.shared_data import SharedData
 from foveal.experiments.sub_run import train_in
 from foveal.experiments.summary import write_summary
 from foveal.experiments.tune.space import SearchSpace
-from foveal.extras import require
 from foveal.files import atomic_writer, read_json, sha256_file, write_text
 from foveal.metrics import SplitMetrics
 from foveal.metrics.paired import PairedComparison, compare_paired
@@ -141,10 +141,7 @@ def _is_another(run: RunFolder, settled: Settled) -> bool:
 
 def _probabilities(run: RunFolder, shared: SharedData) -> NDArray[np.float64]:
     """What a finished run says of the test images, float64 [n, C], in the order of the rows and of the class names."""
-    parquet = require("pyarrow.parquet", extra="train", purpose="read predictions")
-    names = shared.manifest.class_names
-    table = parquet.read_table(run.evaluation("test") / "predictions.parquet", columns=[f"p_{name}" for name in names])
-    return np.stack([table[f"p_{name}"].to_numpy() for name in names], axis=1).astype(np.float64)
+    return read_predictions(run.evaluation("test") / "predictions.parquet", shared.manifest.class_names).probabilities
 
 
 def copy_bundle(source: Path, target: Path) -> None:
