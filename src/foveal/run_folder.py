@@ -8,6 +8,7 @@ RUN/
 ```
 """
 
+import csv
 import json
 import math
 import os
@@ -163,6 +164,13 @@ class RunFolder(WorkFolder):
     def metrics(self) -> Path:
         """One row an epoch."""
         return self.path / "metrics.csv"
+
+    def read_epochs(self) -> list[dict[str, str]]:
+        """The rows of `metrics` as text; none where there is no such file yet."""
+        if not self.metrics.is_file():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
 
     @property
     def model_summary(self) -> Path:

@@ -1,6 +1,5 @@
 """Everything that a report needs from a run folder, read once and checked."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,7 +117,7 @@ def read_run(run: RunFolder) -> RunContents:
         config_text=config_text,
         environment=read_json(run.env) if run.env.is_file() else {},
         manifest=Manifest.read(run.manifest),
-        epochs=read_epochs(run.metrics) if run.metrics.is_file() else {},
+        epochs=read_epochs(run),
         timings=read_json(run.timings) if run.timings.is_file() else {},
         warnings=_read_warnings(run.log) if run.log.is_file() else {},
         looks={split: len(rows) for split, rows in read_json(run.looks).items()} if run.looks.is_file() else {},
@@ -138,14 +137,13 @@ def class_counts(run: RunContents) -> dict[str, NDArray[np.int64]]:
     return {split: values for split, values in counts.items() if values.any()}
 
 
-def read_epochs(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of metrics.csv, float64 [epochs]; an empty cell is NaN, and `epoch` is always there.
+def read_epochs(run: RunFolder) -> dict[str, NDArray[np.float64]]:
+    """The columns of metrics.csv, float64 [epochs]; an empty cell is NaN, and `epoch` is there where anything is.
 
     Raises:
         ArtifactError: a cell is not a number.
     """
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    path, rows = run.metrics, run.read_epochs()
     problems: list[str] = []
     columns = {name: [_cell(row.get(name), path, number, name, problems) for number, row in enumerate(rows, 2)]
                for name in (rows[0] if rows else {})}  # fmt: skip

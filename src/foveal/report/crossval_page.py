@@ -99,7 +99,8 @@ def _fold_table(done: Crossval, *, has_test: bool) -> PageTable:
     last.append(f"{mean['best_epoch']:.1f}")
     if has_test:
         last.append(Cell(fine(mean["kept_aside_accuracy"]), f"± {fine(std['kept_aside_accuracy'])}"))
-    return PageTable(head, [*rows, last], "Each fold, with 95 % intervals", marked_rows=[len(rows)])
+    notes = "Training is of the best epoch as the training saw it: augmented, and while the weights moved."
+    return PageTable(head, [*rows, last], "Each fold, with 95 % intervals", notes=(notes,), marked_rows=[len(rows)])
 
 
 def _fold_dots(done: Crossval) -> PagePlot:
@@ -177,7 +178,7 @@ def _mistakes(done: Crossval, manifest: Manifest) -> list[Section]:
 
 
 def _courses(done: Crossval) -> Section:
-    courses = {row["name"]: read_epochs(done.folder.run(row["name"]).metrics) for row in done.rows}
+    courses = {row["name"]: read_epochs(done.folder.run(row["name"])) for row in done.rows}
     plots = [
         PagePlot(draw_courses(courses, column, title=title), f"{title}, one line a fold.")
         for column, title in (

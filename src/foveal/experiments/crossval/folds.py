@@ -186,7 +186,8 @@ def _train(
         progress.say(f"{fold.name}, of {num_runs} trainings; its test split is the held-out fold.")
         try:
             # A fold's page and its plots are drawn for whoever asks for them: they would take longer than a short fold.
-            return train_in(run, settled, progress, with_plots=False)
+            # And what a model says of its own training images would cost more than all other predictions of a fold.
+            return train_in(run, settled, progress, splits=("val", "test"), with_plots=False)
         except InterruptedRunError as stopped:
             raise InterruptedRunError(
                 f"{fold.name}: {stopped.message}",
@@ -257,17 +258,18 @@ def _summed_up(
 ) -> Crossval:
     rows = []
     for at, (fold, outcome) in enumerate(zip(folds, outcomes, strict=True)):
-        validation, timings = outcome.metrics["val"], read_json(folder.run(fold.name).timings)
+        run = folder.run(fold.name)
+        validation, timings = outcome.metrics["val"], read_json(run.timings)
         facts: Row = {
             "run": f"runs/{fold.name}",
             "repeat": fold.repeat,
             "fold": fold.number,
             "seed": fold.seed,
-            "num_train": outcome.metrics["train"].num_images,
+            "num_train": len(fold.manifest.take(fold.rows).of_split("train")),
             "num_val": validation.num_images,
             "best_epoch": outcome.best_epoch,
             "train_seconds": timings.get("train", {}).get("wall_seconds"),
-            "train_accuracy": outcome.metrics["train"].accuracy,
+            "train_accuracy": _train_accuracy(run, outcome.best_epoch),
             "val_accuracy": validation.accuracy,
             "val_log_loss": validation.log_loss,
         }
@@ -293,6 +295,12 @@ def _summed_up(
     folder.log_event("done")
     votes = {} if vote is None else dict(vote.metrics)
     return Crossval(folder, rows, mean, std, out_of_fold, votes, sentences)
+
+
+def _train_accuracy(run: RunFolder, best_epoch: int) -> float | None:
+    """Of the training images as the best epoch saw them: augmented, and while the weights moved."""
+    text = next((row["train_accuracy"] for row in run.read_epochs() if int(row["epoch"]) == best_epoch), "")
+    return float(text) if text else None
 
 
 _NO_TEST = "No test split was kept aside, so the folds do not vote on any; their bundle is written all the same."

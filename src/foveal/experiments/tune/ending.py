@@ -193,9 +193,9 @@ def _sentences(
 
 def figure_of_run(run: RunFolder, monitor: str) -> float | None:
     """The monitored figure of a run's best epoch."""
-    from foveal.experiments.tune.table import figure_of, read_epochs
+    from foveal.experiments.tune.table import figure_of
 
-    figures = [figure for row in read_epochs(run) if (figure := figure_of(row, monitor)) is not None]
+    figures = [figure for row in run.read_epochs() if (figure := figure_of(row, monitor)) is not None]
     if not figures:
         return None
     return max(figures) if is_better_high(monitor) else min(figures)

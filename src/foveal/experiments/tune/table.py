@@ -1,6 +1,5 @@
 """The trials of a study as rows of plain values, and their epochs as their run folders tell them."""
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,14 +24,6 @@ def trials_begun(folder: ExperimentFolder) -> list[Path]:
     """Folders of trials, whatever became of them."""
     runs = folder.path / "runs"
     return [path for path in runs.iterdir() if _NAME.fullmatch(path.name)] if runs.is_dir() else []
-
-
-def read_epochs(run: RunFolder) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv as text; none where there is no such file yet."""
-    if not run.metrics.is_file():
-        return []
-    with run.metrics.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def figure_of(row: Mapping[str, Any], name: str) -> float | None:

@@ -20,7 +20,7 @@ from foveal.experiments.tune.ending import StudyEnd, conclude, is_better_high
 from foveal.experiments.tune.opening import OpenStudy, TuneSettings, check_settings, open_study
 from foveal.experiments.tune.space import Drawn, SearchSpace
 from foveal.experiments.tune.storage import StorageError, StudyStorage, held, is_held
-from foveal.experiments.tune.table import figure_of, read_epochs, told, trial_name
+from foveal.experiments.tune.table import figure_of, told, trial_name
 from foveal.experiments.tune.trials import Worker
 from foveal.extras import require
 from foveal.files import read_json, write_json
@@ -191,7 +191,7 @@ class _Study:
 
         def report() -> None:
             # All that the table has: a worker may have been killed between an epoch's checkpoint and its report.
-            for past in read_epochs(run):
+            for past in run.read_epochs():
                 epoch, known = int(past["epoch"]), figure_of(past, self.monitor)
                 if epoch not in reported and known is not None:
                     self.trials.report(trial, epoch, known)
@@ -209,7 +209,7 @@ class _Study:
         watched = _BarsOnly(self.progress, f"Trial {trial.number}")
         outcome = train_in(run, settled, watched, splits=("val",), with_plots=False, after_epoch=after_epoch)
         report()
-        rows = {int(row["epoch"]): row for row in read_epochs(run)}
+        rows = {int(row["epoch"]): row for row in run.read_epochs()}
         figure = figure_of(rows[outcome.best_epoch], self.monitor)
         if figure is None:
             raise TrainingError(f"{self.monitor} is not defined in epoch {outcome.best_epoch}.")
