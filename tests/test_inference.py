@@ -16,13 +16,14 @@ from PIL import Image
 import foveal
 from foveal.data.batches import Batches
 from foveal.errors import ArtifactError, ConfigError, DataError
-from foveal.inference import Prediction, Predictor, predict_logits
+from foveal.inference import Predictor, predict_logits
 from foveal.metrics import softmax
 from foveal.model.build import Architecture, build
 from foveal.model.bundle import read_bundle, update_bundle, write_bundle
 from foveal.model.ensemble_bundle import write_ensemble
 from foveal.model.voting import Vote
 from foveal.pixels.policy import decode, to_square, to_store
+from foveal.prediction import Prediction
 
 
 @pytest.fixture

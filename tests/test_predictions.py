@@ -17,7 +17,7 @@ import pytest
 
 from foveal.errors import ConfigError, DataError, FovealError
 from foveal.files import plain_cell
-from foveal.inference import Prediction
+from foveal.prediction import Prediction
 from foveal.predictions import PARQUET_ROWS, expand_inputs, open_table, table_format
 
 CLASSES = ("=HYPERLINK(1)", 'b,"c"', "7")

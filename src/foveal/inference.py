@@ -1,66 +1,29 @@
 """The one torch inference path: what evaluation measures is what prediction runs."""
 
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from copy import copy
 from dataclasses import dataclass
-from itertools import islice
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from foveal.data.batches import Batch, Batches
 from foveal.data.reading import Recipe
 from foveal.data.store import PixelSource
-from foveal.errors import ConfigError
 from foveal.metrics import softmax
 from foveal.model.bundle import Bundle, EnsembleBundle, open_bundle
 from foveal.model.devices import choose_device
 from foveal.model.voting import voted
-from foveal.pixels.policy import (
-    Geometry,
-    ImageRejectedError,
-    PixelPolicy,
-    decode,
-    decode_array,
-    decode_image,
-    to_store,
-)
-from foveal.pixels.views import View, view_square, views_of
+from foveal.pixels.policy import Geometry, PixelPolicy
+from foveal.pixels.views import View
+from foveal.prediction import ImagePredictor, Look, Seen
 
 _LEAST = 1e-30
 """Below it a probability has no logarithm to go on with."""
-
-ImageInput = str | PathLike[str] | bytes | Image.Image | NDArray[np.generic]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """What the classifier says of one image, or why it says nothing.
-
-    Attributes:
-        path: the file as it was given; empty for images from memory.
-        status: "ok" or "failed".
-        reason: why it failed; empty otherwise.
-        predicted: the most probable class; empty where it failed.
-        probability: its calibrated probability; NaN where it failed.
-        probabilities: float64 [classes], in the bundle's class order; NaN where it failed.
-    """
-
-    path: str
-    status: str
-    reason: str
-    predicted: str
-    probability: float
-    probabilities: NDArray[np.float64]
 
 
 def predict_logits(
@@ -95,7 +58,7 @@ def to_unit(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.to(device, non_blocking=True).float().div_(255.0)
 
 
-class Predictor:
+class Predictor(ImagePredictor):
     """A bundle that is ready to predict.
 
     Args:
@@ -123,62 +86,33 @@ class Predictor:
         num_workers: int = 2,
         tta: str = "none",
     ) -> None:
-        if min(batch_size, num_workers) < 1:
-            raise ConfigError(f"batch_size={batch_size}, num_workers={num_workers}: both must be at least 1.")
-        self.views = views_of(tta)
         self._device = choose_device(device)
         self.bundle: Bundle | EnsembleBundle = open_bundle(Path(path))
         networks = [self.bundle] if isinstance(self.bundle, Bundle) else self.bundle.members
         self.members = tuple(Member.of(network, self._device) for network in networks)
-        self._batch_size, self._num_workers = batch_size, num_workers
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes in the order of every array of probabilities."""
-        return self.bundle.spec.class_names
+        super().__init__(
+            self.bundle.spec.class_names,
+            tuple(dict.fromkeys(member.look for member in self.members)),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            tta=tta,
+        )
 
     @property
     def temperature(self) -> float:
         """What `logits` are divided by before the softmax."""
         return self.bundle.spec.temperature
 
-    def with_tta(self, tta: str) -> "Predictor":
-        """The same networks with other views.
-
-        Raises:
-            ConfigError: there is no such test-time augmentation.
-        """
-        other = copy(self)
-        other.views = views_of(tta)
-        return other
-
-    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> "Prediction | list[Prediction]":
-        """Predict one image, or a list of them in order.
-
-        Args:
-            images: a path, the bytes of a file, a PIL image, an array (uint8, uint16 or float; [h, w], [h, w, 1],
-                [h, w, 3] or [h, w, 4]), or a list of these.
-        """
-        if isinstance(images, (str, PathLike, bytes, Image.Image, np.ndarray)):
-            return next(self.stream([images]))
-        return list(self.stream(images))
-
-    def stream(self, images: Iterable[ImageInput]) -> Iterator[Prediction]:
-        """Predict any number of images in order, with memory that does not grow; a bad one fails alone."""
-        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="decode") as pool:
-            under_way: deque[tuple[str, Future[Seen | str]]] = deque()
-            upcoming = iter(images)
-            try:
-                while True:
-                    # Two batches ahead: one in the works and one being decoded.
-                    for image in islice(upcoming, 2 * self._batch_size - len(under_way)):
-                        under_way.append((_name(image), pool.submit(self._seen, image)))
-                    if not under_way:
-                        return
-                    ready = [under_way.popleft() for _ in range(min(self._batch_size, len(under_way)))]
-                    yield from self._predict([name for name, _ in ready], [future.result() for _, future in ready])
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+    def probabilities(self, seen: Sequence[Seen]) -> NDArray[np.float64]:
+        """What the classifier says of images, see `ImagePredictor.probabilities`."""
+        views = range(len(self.views))
+        said = [
+            [self._said(member, [each[member.look][view] for each in seen]) for view in views]
+            for member in self.members
+        ]
+        plain = len(self.members) == 1 and len(self.views) == 1
+        logits = said[0][0] if plain else self._combined(self._of_members(said))
+        return softmax(logits.astype(np.float64), self.temperature)
 
     def logits(
         self, sources: Sequence[PixelSource], rows: NDArray[np.int64], *, batch_size: int, num_workers: int
@@ -258,62 +192,6 @@ class Predictor:
         mixed = voted(by_member, spec.vote, [member.weight for member in spec.members])
         return np.asarray(np.log(np.maximum(mixed, _LEAST)), dtype=np.float32)
 
-    def measure_latency(self, images: Sequence[ImageInput]) -> dict[str, float] | None:
-        """Milliseconds for one image at a time, decoding included, as p50 and p95, after a warm-up.
-
-        Images that fail are not counted; None where no other is left.
-        """
-        times = []
-        for image in [*images[:1], *images]:
-            start = time.perf_counter()
-            (prediction,) = self._predict([""], [self._seen(image)])
-            if prediction.status == "ok":
-                times.append(1000.0 * (time.perf_counter() - start))
-        times = times[1:]  # the warm-up
-        if not times:
-            return None
-        return {"p50": float(np.percentile(times, 50)), "p95": float(np.percentile(times, 95))}
-
-    def _seen(self, image: ImageInput) -> "Seen | str":
-        """What each member sees of an image, or the reason why there is nothing to see."""
-        decoded: dict[PixelPolicy, NDArray[np.uint8]] = {}
-        seen: Seen = {}
-        try:
-            for member in self.members:
-                if member.policy not in decoded:
-                    decoded[member.policy] = _decode(image, member.policy)
-                if member.look not in seen:
-                    stored = to_store(decoded[member.policy], member.geometry)
-                    seen[member.look] = [view_square(stored, member.geometry, view) for view in self.views]
-        except ImageRejectedError as error:
-            return str(error)
-        except FileNotFoundError:
-            return "no such file"
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-        return seen
-
-    def _predict(self, names: Sequence[str], seen: "Sequence[Seen | str]") -> Iterator[Prediction]:
-        good = [squares for squares in seen if not isinstance(squares, str)]
-        found: Iterator[NDArray[np.float64]] = iter(())
-        if good:
-            views = range(len(self.views))
-            said = [
-                [self._said(member, [each[member.look][view] for each in good]) for view in views]
-                for member in self.members
-            ]
-            plain = len(self.members) == 1 and len(self.views) == 1
-            logits = said[0][0] if plain else self._combined(self._of_members(said))
-            found = iter(softmax(logits.astype(np.float64), self.temperature))
-        for name, squares in zip(names, seen, strict=True):
-            if isinstance(squares, str):
-                nothing = np.full(len(self.class_names), np.nan)
-                yield Prediction(name, "failed", squares, "", float("nan"), nothing)
-            else:
-                probabilities = next(found)
-                top = int(probabilities.argmax())
-                yield Prediction(name, "ok", "", self.class_names[top], float(probabilities[top]), probabilities)
-
     def _said(self, member: "Member", squares: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         batch = Batch(images, torch.full((len(squares),), -1), np.arange(len(squares)))
@@ -350,7 +228,7 @@ class Member:
         return self.bundle.spec.temperature
 
     @property
-    def look(self) -> tuple[Geometry, PixelPolicy]:
+    def look(self) -> Look:
         """What decides which pixels it sees; members with the same share them."""
         return self.geometry, self.policy
 
@@ -358,23 +236,3 @@ class Member:
     def recipe(self) -> Recipe:
         """How files become the stored form that it wants."""
         return Recipe(self.geometry, self.policy, self.bundle.spec.training_data.box_margin)
-
-
-Seen = dict[tuple[Geometry, PixelPolicy], list[NDArray[np.uint8]]]
-"""By what decides of the pixels: the square of each view, uint8 [size_px, size_px, 3]."""
-
-
-def _decode(image: ImageInput, policy: PixelPolicy) -> NDArray[np.uint8]:
-    if isinstance(image, bytes):
-        return decode(image, policy).pixels
-    if isinstance(image, Image.Image):
-        return decode_image(image, policy).pixels
-    if isinstance(image, np.ndarray):
-        return decode_array(image, policy).pixels
-    if "\0" in fspath(image):
-        raise FileNotFoundError
-    return decode(Path(image), policy).pixels
-
-
-def _name(image: ImageInput) -> str:
-    return fspath(image) if isinstance(image, (str, PathLike)) else ""

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, Protocol
 from foveal.errors import ConfigError, DataError
 from foveal.extras import require
 from foveal.files import Utf8Lines, atomic_writer, natural_key, neutral_cell, to_json
-from foveal.inference import Prediction
+from foveal.prediction import Prediction
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
 PARQUET_ROWS = 4096
