@@ -119,6 +119,7 @@ def measure(
     majority_class: int | None,
     siblings_in_train: NDArray[np.bool_] | None,
     seed: int,
+    timed: bool = True,
 ) -> SplitMetrics:
     """Every figure of metrics.json for one split.
 
@@ -129,6 +130,7 @@ def measure(
         majority_class: the largest class of training, the baseline's guess.
         siblings_in_train: bool [n], whether an image has a copy or a group member in training; None where unknown.
         seed: of the bootstrap.
+        timed: whether to measure the latency.
     """
     spec = predictor.bundle.spec
     metrics = summarise(
@@ -143,9 +145,11 @@ def measure(
         siblings_in_train=siblings_in_train,
         seed=seed,
     )
+    if not timed:
+        return metrics
     paths = manifest.absolute_paths()
-    timed = said.rows[np.linspace(0, len(said.rows) - 1, min(NUM_LATENCY_IMAGES, len(said.rows))).astype(int)]
-    latency = predictor.measure_latency([paths[row] for row in timed])
+    rows = said.rows[np.linspace(0, len(said.rows) - 1, min(NUM_LATENCY_IMAGES, len(said.rows))).astype(int)]
+    latency = predictor.measure_latency([paths[row] for row in rows])
     return metrics.with_latency(latency["p50"], latency["p95"]) if latency else metrics
 
 
