@@ -19,6 +19,7 @@ MAX_LINES = 450
 HEAVY = {
     *("torch", "torchvision", "timm", "lightning", "kornia", "safetensors", "huggingface_hub"),
     *("matplotlib", "sklearn", "pyarrow", "scipy", "pandas", "jinja2"),
+    *("onnx", "onnxruntime", "onnxscript", "fastapi", "starlette", "uvicorn"),
 }
 LAYERS: dict[str, float] = {
     **dict.fromkeys(("errors", "types", "files", "extras", "version"), 0),
@@ -26,7 +27,8 @@ LAYERS: dict[str, float] = {
     "pixels": 1.5,
     "data": 2,
     "auditing": 2.5,
-    **dict.fromkeys(("model", "inference", "predictions", "metrics"), 3),
+    **dict.fromkeys(("model", "inference", "prediction", "prediction_journal"), 3),
+    **dict.fromkeys(("predictions", "exported", "metrics"), 3),
     "training": 4,
     **dict.fromkeys(("evaluation", "explain", "export"), 5),
     "experiments": 5.5,

@@ -14,8 +14,9 @@ from torch import nn
 from foveal.data.batches import Batch, Batches
 from foveal.data.reading import Recipe
 from foveal.data.store import PixelSource
+from foveal.files import sha256_file
 from foveal.metrics import softmax
-from foveal.model.bundle import Bundle, EnsembleBundle, open_bundle
+from foveal.model.bundle import BUNDLE_FILE, Bundle, EnsembleBundle, open_bundle
 from foveal.model.devices import choose_device
 from foveal.model.voting import voted
 from foveal.pixels.policy import Geometry, PixelPolicy
@@ -97,6 +98,11 @@ class Predictor(ImagePredictor):
             num_workers=num_workers,
             tta=tta,
         )
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of bundle.json, which holds those of all other files."""
+        return f"torch {sha256_file(self.bundle.path / BUNDLE_FILE)}"
 
     @property
     def temperature(self) -> float:

@@ -85,6 +85,11 @@ class ImagePredictor(ABC):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.views: tuple[View, ...] = views_of(tta)
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What is the same for the same network to the last bit, and for no other: a SHA-256 and the engine."""
+
     @abstractmethod
     def probabilities(self, seen: Sequence[Seen]) -> NDArray[np.float64]:
         """What the classifier says.

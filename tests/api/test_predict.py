@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ import foveal
 from foveal.api.predict import plan_prediction, predict
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
+from foveal.prediction_journal import journal_of
 from small_runs import CLASSES, columns_of, copy_of
 
 
@@ -114,7 +119,8 @@ def test_what_cannot_be_predicted_is_refused_and_leaves_no_table(
     with pytest.raises(ArtifactError, match="training has not come to its end"):
         predict(run, files)
     assert not list(tmp_path.glob("p.*"))
-    assert not list(tmp_path.glob(".*"))
+    # What was predicted before the empty folder came up is kept for the next call.
+    assert [path.name for path in tmp_path.glob(".*")] == [".p.csv.journal"]
 
 
 def test_the_plan_counts_the_inputs_and_opens_none(trained: Path, files: list[Path], tmp_path: Path) -> None:
@@ -134,3 +140,31 @@ def test_a_table_of_many_rows_is_written_in_groups(tiny_bundle: Path, tmp_path: 
     file = parquet.ParquetFile(tmp_path / "p.parquet")
     assert file.metadata.num_rows == 5000
     assert file.metadata.num_row_groups == 2
+
+
+def test_a_command_that_is_killed_goes_on(trained: Path, tmp_path: Path) -> None:
+    folder, table = tmp_path / "photos", tmp_path / "p.parquet"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(400):
+        Image.fromarray(draw.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    command = [sys.executable, "-m", "foveal", "predict", str(trained), str(folder), "--out", str(table)]
+    process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    # A few lines in the journal: enough to see, before all are done.
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal_of(table).is_file() and journal_of(table).stat().st_size > 4_000:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not table.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
+    assert "not done again" in done.stderr
+    assert not journal_of(table).exists()
+    predict(trained, [folder], out=tmp_path / "whole.parquet")
+    kept, whole = columns_of(table), columns_of(tmp_path / "whole.parquet")
+    assert kept["path"].tolist() == whole["path"].tolist()
+    # Of another size of batch only the last bits may differ.
+    for name in CLASSES:
+        np.testing.assert_allclose(kept[f"p_{name}"], whole[f"p_{name}"], atol=1e-6)

@@ -3,17 +3,25 @@
 import shlex
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from foveal.errors import ArtifactError, ConfigError
+from foveal.exported.opening import is_export
 from foveal.files import read_json
-from foveal.inference import Predictor
-from foveal.model.bundle import BUNDLE_FILE
+from foveal.model.bundle_spec import BUNDLE_FILE
+from foveal.progress import Progress, Silence
 from foveal.run_folder import ExperimentFolder, RunFolder, is_run_folder
+
+if TYPE_CHECKING:
+    from foveal.exported.engine import OnnxPredictor
+    from foveal.inference import Predictor
+
+Engine = Literal["auto", "torch", "onnx"]
 
 
 def open_predictor(
     model: str | PathLike[str], *, device: str = "auto", batch_size: int = 32, num_workers: int = 2, tta: str = "none"
-) -> Predictor:
+) -> "Predictor":
     """The classifier of a run or a bundle, ready to predict.
 
     Raises:
@@ -22,7 +30,65 @@ def open_predictor(
     """
     path = Path(model)
     refuse_unfinished(path)
+    if is_export(path):
+        raise ArtifactError(
+            f"{path} is an exported model, and the run or bundle that it was made from is wanted here.",
+            fix="give that; foveal predict, serve and bench take exported models.",
+        )
+    from foveal.inference import Predictor
+
     return Predictor(path, device=device, batch_size=batch_size, num_workers=num_workers, tta=tta)
+
+
+def open_any_predictor(
+    model: str | PathLike[str],
+    *,
+    engine: Engine = "auto",
+    device: str = "auto",
+    batch_size: int = 32,
+    num_workers: int = 2,
+    tta: str = "none",
+    progress: Progress | None = None,
+) -> "Predictor | OnnxPredictor":
+    """A run, a bundle or an exported model, ready to predict.
+
+    Args:
+        model: which.
+        engine: torch or onnx; auto takes onnx for exported models and torch for the others. A run or bundle on onnx is
+            exported on the way, once.
+        device: for torch.
+        batch_size: images that are computed together.
+        num_workers: threads that decode.
+        tta: test-time augmentation.
+        progress: where to show an export on the way.
+
+    Raises:
+        ArtifactError: it is none of these, is damaged, or is a run whose training has not come to its end.
+        ConfigError: the device or the engine is not there, or there is no such test-time augmentation.
+        ExportError: it cannot be exported.
+        MissingExtraError: the engine is not installed.
+    """
+    path = Path(model)
+    refuse_unfinished(path)
+    if engine == "torch" and is_export(path):
+        raise ConfigError(
+            f"{path} is an exported model, which torch does not run.",
+            fix="leave out --engine, or give the run or bundle that it was made from.",
+        )
+    if engine == "onnx" or is_export(path):
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"device={device}: exported models run on the CPU.", fix="leave out --device.")
+        from foveal.exported.engine import OnnxPredictor
+
+        file = path if is_export(path) else _exported(path, progress or Silence())
+        return OnnxPredictor(file, batch_size=batch_size, num_workers=num_workers, tta=tta)
+    return open_predictor(path, device=device, batch_size=batch_size, num_workers=num_workers, tta=tta)
+
+
+def _exported(path: Path, progress: Progress) -> Path:
+    from foveal.export.on_the_way import exported_of
+
+    return exported_of(path, progress)
 
 
 def refuse_unfinished(path: Path) -> None:

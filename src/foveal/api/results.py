@@ -4,11 +4,12 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foveal.evaluation.robustness import Robustness
-from foveal.evaluation.tta import TtaGain
-from foveal.metrics import SplitMetrics
+if TYPE_CHECKING:  # predict returns its result where no torch is installed
+    from foveal.evaluation.robustness import Robustness
+    from foveal.evaluation.tta import TtaGain
+    from foveal.metrics import SplitMetrics
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TrainResult:
     """
 
     run: Path
-    metrics: Mapping[str, SplitMetrics]
+    metrics: "Mapping[str, SplitMetrics]"
     best_epoch: int
     report: Path
     bundle: Path
@@ -59,13 +60,13 @@ class EvaluateResult:
         robustness_folder: with robustness.json, plots/robustness.svg and an example.
     """
 
-    metrics: SplitMetrics
+    metrics: "SplitMetrics"
     folder: Path
     report: Path | None
     num_looks: int
-    tta: TtaGain | None = None
+    tta: "TtaGain | None" = None
     tta_folder: Path | None = None
-    robustness: Robustness | None = None
+    robustness: "Robustness | None" = None
     robustness_folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,6 +182,7 @@ class PredictResult:
     Attributes:
         num_ok: inputs that were classified.
         num_failed: inputs that were not; the reasons are in the table.
+        num_kept: inputs of the above that an earlier run, which was stopped, had done already.
         table: the file that was written, or None where rows went to stdout.
         class_counts: images predicted as each class.
     """
@@ -189,12 +191,14 @@ class PredictResult:
     num_failed: int
     table: Path | None
     class_counts: Mapping[str, int]
+    num_kept: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "num_ok": self.num_ok,
             "num_failed": self.num_failed,
+            "num_kept": self.num_kept,
             "table": str(self.table) if self.table else None,
             "class_counts": dict(self.class_counts),
         }

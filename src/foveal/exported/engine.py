@@ -1,0 +1,120 @@
+"""Running exported models on ONNX Runtime: the same predictions as `foveal.inference`, without torch."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveal.errors import ArtifactError
+from foveal.exported.opening import Export, open_export
+from foveal.exported.spec import HEATMAP, IMAGE_INPUT, MEMBER_PROBABILITIES, PROBABILITIES
+from foveal.files import sha256_bytes
+from foveal.metrics import softmax
+from foveal.model.voting import voted
+from foveal.prediction import ImagePredictor, Seen
+
+_LEAST = 1e-30
+"""Below it a probability has no logarithm to go on with."""
+
+
+class OnnxPredictor(ImagePredictor):
+    """An exported model that is ready to predict.
+
+    Images are decoded and cut by the same functions as in training, and the graph gets finished squares, so that images
+    of all sizes go into one batch.
+
+    Args:
+        model: the exported model, its file or its folder.
+        batch_size: images that are computed together.
+        num_workers: threads that decode.
+        num_threads: threads that compute; None leaves it to ONNX Runtime.
+        tta: test-time augmentation: none, flip, dihedral, crops5 or a number of views.
+
+    Raises:
+        ArtifactError: it is no exported model, is damaged, or was made under another pixel policy.
+        ConfigError: a number is less than 1, or there is no such test-time augmentation.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Export | str | PathLike[str],
+        *,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        num_threads: int | None = None,
+        tta: str = "none",
+    ) -> None:
+        self.export = model if isinstance(model, Export) else open_export(Path(model))
+        self.spec = self.export.spec
+        preprocessings = [look.preprocessing for look in self.spec.looks]
+        super().__init__(
+            self.spec.class_names,
+            [(each.geometry(), each.policy()) for each in preprocessings],
+            batch_size=batch_size,
+            num_workers=num_workers,
+            tta=tta,
+        )
+        self._session = self.export.session(num_threads)
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the file."""
+        return f"onnx {sha256_bytes(self.export.content)}"
+
+    def probabilities(self, seen: Sequence[Seen]) -> NDArray[np.float64]:
+        """What the exported model says of images, see `ImagePredictor.probabilities`."""
+        if len(self.views) == 1:
+            (said,) = self._run([PROBABILITIES], seen, 0)
+            return _of_one(said)
+        if self.spec.vote is None:
+            views = [_of_one(self._run([PROBABILITIES], seen, view)[0]) for view in range(len(self.views))]
+            return np.asarray(np.mean(views, axis=0))
+        # Each member takes the mean over its views before they vote, as `foveal.inference.Predictor` does.
+        by_view = [
+            np.stack([_of_one(one) for one in self._run([MEMBER_PROBABILITIES], seen, view)[0]])
+            for view in range(len(self.views))
+        ]
+        mixed = voted(np.mean(by_view, axis=0), self.spec.vote, [member.weight for member in self.spec.members])
+        return softmax(np.log(np.maximum(mixed, _LEAST)), self.spec.temperature)
+
+    def heatmaps(self, seen: Sequence[Seen]) -> NDArray[np.float32]:
+        """Class activation maps of the plain view (Zhou et al. 2016).
+
+        Args:
+            seen: of each image what `prepare` gave; at least one.
+
+        Returns:
+            float32 [n, classes, h, w], over the square that the network sees: what each place adds to each class.
+
+        Raises:
+            ArtifactError: the graph has none; `spec.heatmap_reason` says why.
+        """
+        return self.probabilities_and_heatmaps(seen)[1]
+
+    def probabilities_and_heatmaps(self, seen: Sequence[Seen]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Both of the plain view, in one run: float64 [n, classes] and float32 [n, classes, h, w].
+
+        Raises:
+            ArtifactError: the graph has no heatmaps; `spec.heatmap_reason` says why.
+        """
+        if not self.spec.heatmap:
+            raise ArtifactError(f"{self.export.path} gives no heatmaps: {self.spec.heatmap_reason}")
+        probabilities, maps = self._run([PROBABILITIES, HEATMAP], seen, 0)
+        return _of_one(probabilities), maps
+
+    def _run(self, outputs: Sequence[str], seen: Sequence[Seen], view: int) -> list[NDArray[np.float32]]:
+        feeds: dict[str, NDArray[np.uint8]] = {}
+        for spec, look in zip(self.spec.looks, self.looks, strict=True):
+            feeds[spec.input] = np.stack([each[look][view] for each in seen])
+        if self.spec.resize == "inside":
+            feeds[IMAGE_INPUT] = np.zeros((0, 1, 1, 3), dtype=np.uint8)
+        return [np.asarray(found) for found in self._session.run(list(outputs), feeds)]
+
+
+def _of_one(said: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities that add up to 1 also in double precision: float64 [n, classes]."""
+    values = said.astype(np.float64)
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
