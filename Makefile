@@ -34,6 +34,10 @@ docs: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-package foveal --custom-compile-command "make lock" -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package foveal --constraint requirements.lock --custom-compile-command "make lock" -o requirements-serve.lock
+	echo hatchling | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements.lock --custom-compile-command "make lock" -o requirements-build.lock
 
 # The marker is written last, so that an interrupted installation is taken up again.
 $(READY): requirements.lock pyproject.toml

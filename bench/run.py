@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from deploy import deployed
 from harness import FOVEAL, HERE, Bench
 from images import ROOT, cifar10_archive, real_images
 from measuring import Figure, NotMeasuredError, import_seconds, ratios, run_json, seconds_of
@@ -167,6 +168,7 @@ PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "i": million_rows,
     "j": frozen_features,
     "k": waiting_for_data,
+    "m": deployed,
 }
 
 

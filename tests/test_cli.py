@@ -38,6 +38,7 @@ TAKES = {
     "models": {"--json", "--debug", "--help", "-h"},
     "audit": COMMON,
     "clean": COMMON - {"--config", "--seed", "--device"},  # it has a policy, and draws nothing
+    "serve": COMMON - {"--seed", "--device", "--force"},  # it draws nothing, and computes on the CPU
     "split": COMMON - {"--device"},
     "preview": COMMON - {"--device"},
     "tune": COMMON,
@@ -46,6 +47,7 @@ TAKES = {
     "compare": COMMON,
     "extend": COMMON,
     "probe": COMMON,
+    "export": COMMON - {"--device"},  # proven on the CPU, where exported models run
 }
 
 

@@ -29,10 +29,12 @@ from foveal.config import known_keys, load, validate
 from foveal.data.facts import MEASURES
 from foveal.data.manifest import COLUMNS
 from foveal.errors import FovealError
+from foveal.export.config import read_settings as read_export_settings
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import BundleSpec
 from foveal.pixels.policy import ALLOWED_FORMATS, REJECTION_CODES
 from foveal.run_folder import RunFolder
+from foveal.serve.config import ServeConfig, read_serve_config
 from foveal.training.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -112,9 +114,13 @@ def faults_of_command(arguments: list[str], *, whole: bool) -> list[str]:
 
 
 def _read_settings(verb: str, overrides: list[str]) -> None:
-    """What `--set` changes is the configuration, but for `clean`, which has a policy."""
+    """What `--set` changes is the configuration; `clean` has a policy, `export` and `serve` a section of their own."""
     if verb == "clean":
         read_policy(None, overrides)
+    elif verb == "export":
+        read_export_settings(None, overrides)
+    elif verb in {"serve", "Server"}:
+        read_serve_config(None, overrides)
     else:
         load(Config, None, overrides)
 
@@ -218,6 +224,7 @@ def test_every_key_says_what_it_means() -> None:
         ("auditing.md", [*KINDS, *findings.COLUMNS, *findings.SEVERITIES, *findings.REPAIRS, *FILES, *MEASURES]),
         ("evaluation.md", list(SplitMetrics.model_fields)),
         ("prediction.md", list(BundleSpec.model_fields)),
+        ("serve.md", list(ServeConfig.model_fields)),
         ("training.md", [name for name, value in vars(RunFolder).items() if isinstance(value, property)]),
     ],
 )

@@ -4,32 +4,40 @@ The verbs of the command line are functions of the same names here. They are imp
 `import foveal` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from foveal.version import __version__
 
 if TYPE_CHECKING:
     from foveal.api.audit import audit
+    from foveal.api.bench import bench
     from foveal.api.clean import clean
     from foveal.api.compare import compare
     from foveal.api.crossval import crossval
     from foveal.api.demo import demo
     from foveal.api.ensemble import ensemble
     from foveal.api.evaluate import evaluate
+    from foveal.api.explain import explain
+    from foveal.api.export import export
     from foveal.api.extend import extend
     from foveal.api.models import models
     from foveal.api.predict import predict
     from foveal.api.preview import preview
     from foveal.api.probe import probe
+    from foveal.api.serve import Server, serve
     from foveal.api.split import split
     from foveal.api.sweep import sweep
     from foveal.api.train import check, plan, train
     from foveal.api.tune import tune
+    from foveal.explain.explaining import Explainer
     from foveal.inference import Predictor
 
 _HOMES = {
     "audit": "foveal.api.audit",
+    "bench": "foveal.api.bench",
     "check": "foveal.api.train",
     "clean": "foveal.api.clean",
     "compare": "foveal.api.compare",
@@ -37,23 +45,31 @@ _HOMES = {
     "demo": "foveal.api.demo",
     "ensemble": "foveal.api.ensemble",
     "evaluate": "foveal.api.evaluate",
+    "explain": "foveal.api.explain",
+    "export": "foveal.api.export",
     "extend": "foveal.api.extend",
     "models": "foveal.api.models",
     "plan": "foveal.api.train",
     "predict": "foveal.api.predict",
     "preview": "foveal.api.preview",
     "probe": "foveal.api.probe",
+    "serve": "foveal.api.serve",
     "split": "foveal.api.split",
     "sweep": "foveal.api.sweep",
     "train": "foveal.api.train",
     "tune": "foveal.api.tune",
+    "Explainer": "foveal.explain.explaining",
     "Predictor": "foveal.inference",
+    "Server": "foveal.api.serve",
 }
 
 __all__ = [
+    "Explainer",
     "Predictor",
+    "Server",
     "__version__",
     "audit",
+    "bench",
     "check",
     "clean",
     "compare",
@@ -61,12 +77,15 @@ __all__ = [
     "demo",
     "ensemble",
     "evaluate",
+    "explain",
+    "export",
     "extend",
     "models",
     "plan",
     "predict",
     "preview",
     "probe",
+    "serve",
     "split",
     "sweep",
     "train",
@@ -87,3 +106,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Verbs(ModuleType):
+    """This module, in which the name of a verb is its function also where a package beside it has the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing foveal.export would put that package here, in place of the verb.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Verbs

@@ -8,7 +8,7 @@ FovealError            anything a user can mend; exit code 1
 ├── TrainingError      the training itself cannot go on (the loss is not finite, no memory is left)
 ├── InterruptedRunError  Ctrl-C or SIGTERM, after everything was saved; exit code 130 or 143
 ├── MissingExtraError  a part of foveal that is not installed is asked for
-└── ExportError        an exported model could not be made or proven equal
+└── ExportError        an exported model could not be made or proven equal; exit code 4
 ```
 
 A message says what was expected, what came, where (file, row, key) and what to do. All problems that one look can
@@ -85,3 +85,5 @@ class MissingExtraError(FovealError):
 
 class ExportError(FovealError):
     """An exported model could not be made, or not be proven equal to the original."""
+
+    exit_code = 4

@@ -4,7 +4,7 @@
 RUN/
   config.yaml  env.json  manifest.parquet  log.jsonl  metrics.csv  timings.json  model.txt  report.html
   checkpoints/{best,last}.ckpt   bundle/{bundle.json,model.safetensors}
-  evaluation/looks.json          evaluation/SPLIT/{metrics.json,predictions.parquet,plots/*.svg}
+  evaluation/looks.json          evaluation/SPLIT/{metrics.json,predictions.parquet,heatmaps.json,plots/*.svg}
 ```
 """
 
@@ -204,6 +204,10 @@ class RunFolder(WorkFolder):
     def evaluation(self, split: str) -> Path:
         """Folder of one split's metrics.json, predictions.parquet and plots."""
         return self.path / "evaluation" / split
+
+    def heatmaps(self, split: str) -> Path:
+        """Where the network looked in the worst errors of one split, for the report."""
+        return self.evaluation(split) / "heatmaps.json"
 
     def count_look(self, split: str, verb: str) -> int:
         """Note that `split` was evaluated by `verb`; returns how often it now has been.

@@ -40,6 +40,8 @@ def test_flags_without_a_value_are_left_out_and_words_are_quoted() -> None:
          "cpu", "--out", "c"],
         ["evaluate", "RUN", "DATA", "--split", "val", "--tta", "flip", "--corrupt", "noise,blur", "--out", "an e",
          "--seed", "4", "--device", "cpu", "--set", "data.val_fraction=0.2"],
+        ["export", "RUN", "--to", "onnx", "--int8", "--data", "DATA", "--out", "an export", "--seed", "4", "--set",
+         "export.num_images=300"],
         ["predict", "RUN", "DATA", "--format", "jsonl", "--tta", "4", "--batch-size", "8", "--device", "cpu"],
     ],
     ids=lambda words: words[0],

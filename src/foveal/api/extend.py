@@ -21,6 +21,7 @@ from foveal.model.bundle import read_bundle
 from foveal.model.grow import check_growable
 from foveal.progress import Progress, Silence
 from foveal.report.extend_page import write_extend_page
+from foveal.report.heatmaps import draw_heatmaps
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder
 from foveal.training.config import Config, read_config
@@ -175,6 +176,8 @@ def extend(
     with run.lock():
         begin(run, wish, force=force)
         extended = extend_in(run, wish, progress or Silence())
+        with run.stage("heatmaps"):
+            draw_heatmaps(run)
         with run.stage("report"):
             report = build_report(run)
             page = write_extend_page(run, extended, old_model=Path(model))

@@ -20,6 +20,7 @@ from foveal.experiments.run_files import PLACES, clear, files_of, sweep
 from foveal.model.build import build
 from foveal.model.freeze import apply_every_freeze
 from foveal.progress import Progress, Silence
+from foveal.report.heatmaps import draw_heatmaps
 from foveal.report.page import build_report
 from foveal.run_folder import RunFolder, is_run_folder, open_run
 from foveal.training.config import Config, ResolvedConfig, read_config
@@ -164,6 +165,8 @@ def _lead(
             with run.stage("scan"):
                 prepared = prepare(data or "", chosen)
         outcome = execute(run, prepared, progress)
+        with run.stage("heatmaps"):
+            draw_heatmaps(run)
         with run.stage("report"):
             report = build_report(run)
     return TrainResult(run.path, outcome.metrics, outcome.best_epoch, report, run.bundle)

@@ -12,6 +12,8 @@ from foveal.cli import split as _split  # isort: skip
 from foveal.cli import train as _train  # isort: skip
 from foveal.cli import evaluate as _evaluate  # isort: skip
 from foveal.cli import predict as _predict  # isort: skip
+from foveal.cli import explain as _explain  # isort: skip
+from foveal.cli import export as _export  # isort: skip
 from foveal.cli import tune as _tune  # isort: skip
 from foveal.cli import crossval as _crossval  # isort: skip
 from foveal.cli import ensemble as _ensemble  # isort: skip
@@ -19,10 +21,12 @@ from foveal.cli import compare as _compare  # isort: skip
 from foveal.cli import extend as _extend  # isort: skip
 from foveal.cli import probe as _probe  # isort: skip
 from foveal.cli import models as _models  # isort: skip
+from foveal.cli import serve as _serve  # isort: skip
+from foveal.cli import bench as _bench  # isort: skip
 from foveal.cli.shell import app
 
 del _demo, _audit, _clean, _preview, _split, _train, _evaluate, _predict, _tune, _compare, _extend, _probe, _models
-del _crossval, _ensemble
+del _bench, _serve, _crossval, _ensemble, _explain
 __all__ = ["app", "main"]
 
 

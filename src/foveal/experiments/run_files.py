@@ -23,7 +23,7 @@ def files_of(run: RunFolder) -> list[Path]:
     files += [run.path / "evaluation" / f"{name}.svg" for name in _RUN_PLOTS]
     for split in SPLITS:
         folder = run.evaluation(split)
-        files += [folder / "metrics.json", folder / "predictions.parquet"]
+        files += [folder / "metrics.json", folder / "predictions.parquet", run.heatmaps(split)]
         files += [folder / "plots" / f"{name}.svg" for name in PLOT_NAMES]
     files += files_beyond(run.path / "evaluation", SPLITS)
     return files

@@ -47,8 +47,8 @@ class OnnxPredictor(ImagePredictor):
         num_threads: int | None = None,
         tta: str = "none",
     ) -> None:
-        self.export = model if isinstance(model, Export) else open_export(Path(model))
-        self.spec = self.export.spec
+        export = model if isinstance(model, Export) else open_export(Path(model))
+        self.path, self.spec = export.path, export.spec
         preprocessings = [look.preprocessing for look in self.spec.looks]
         super().__init__(
             self.spec.class_names,
@@ -57,12 +57,14 @@ class OnnxPredictor(ImagePredictor):
             num_workers=num_workers,
             tta=tta,
         )
-        self._session = self.export.session(num_threads)
+        # Of the file itself nothing is kept: the session has weights of its own.
+        self._identity = f"onnx {sha256_bytes(export.content)}"
+        self._session = export.session(num_threads)
 
     @property
     def identity(self) -> str:
         """The SHA-256 of the file."""
-        return f"onnx {sha256_bytes(self.export.content)}"
+        return self._identity
 
     def probabilities(self, seen: Sequence[Seen]) -> NDArray[np.float64]:
         """What the exported model says of images, see `ImagePredictor.probabilities`."""
@@ -101,7 +103,7 @@ class OnnxPredictor(ImagePredictor):
             ArtifactError: the graph has no heatmaps; `spec.heatmap_reason` says why.
         """
         if not self.spec.heatmap:
-            raise ArtifactError(f"{self.export.path} gives no heatmaps: {self.spec.heatmap_reason}")
+            raise ArtifactError(f"{self.path} gives no heatmaps: {self.spec.heatmap_reason}")
         probabilities, maps = self._run([PROBABILITIES, HEATMAP], seen, 0)
         return _of_one(probabilities), maps
 

@@ -1,5 +1,6 @@
 """Opening an exported model: found, checked, and refused where it is not what foveal wrote."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,12 @@ def open_export(path: Path) -> Export:
         raise ArtifactError(f"{file} has {size:,} bytes, more than an ONNX file can have.", fix=_ANEW)
     content = file.read_bytes()
     _check_hash(file, content)
-    check_self_contained(content)
-    return Export(file, _spec(file, content), content)
+    try:
+        check_self_contained(content)
+        metadata = read_metadata(content)
+    except ArtifactError as error:
+        raise ArtifactError(f"{file}: {error.message}", problems=error.problems, fix=error.fix) from error
+    return Export(file, _spec(file, metadata), content)
 
 
 def _candidate(path: Path) -> Path | None:
@@ -123,8 +128,7 @@ def _check_hash(file: Path, content: bytes) -> None:
         )
 
 
-def _spec(file: Path, content: bytes) -> ExportSpec:
-    metadata = read_metadata(content)
+def _spec(file: Path, metadata: Mapping[str, str]) -> ExportSpec:
     if METADATA_KEY not in metadata:
         raise ArtifactError(
             f"{file} was not exported by foveal: its metadata lack the key {METADATA_KEY!r}.", fix=_ANEW

@@ -132,7 +132,8 @@ class MapLayout:
         if self.kind == "last":
             return features.permute(0, 3, 1, 2)
         places = features[:, self.num_prefix :].transpose(1, 2)
-        return places.reshape(len(features), self.num_channels, self.side, self.side)
+        # No len(): to the exporter it would be a number, and the size of the batch is none.
+        return places.reshape(features.shape[0], self.num_channels, self.side, self.side)
 
     def from_map(self, changed: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """A map back to the backbone's layout; tokens in front are taken from `features` as they were."""

@@ -14,6 +14,7 @@ from foveal.pixels.policy import PixelPolicy
 from foveal.report import tables, words
 from foveal.report.contents import Evaluated, RunContents, class_counts
 from foveal.report.figures import draw_class_distribution, draw_curves
+from foveal.report.heatmaps import Heatmaps, read_heatmaps, worst_errors
 from foveal.report.numbers import counted, fine, share, with_interval
 from foveal.report.svg import inline
 from foveal.report.thumbnails import Thumbnail, make_thumbnails
@@ -25,6 +26,7 @@ MAX_SAMPLES = 120
 MAX_SAMPLES_A_CLASS = 8
 MAX_GRID_CLASSES = 60
 NUM_EXAMPLES = 12
+WRONG = "Wrong, and most sure of it"
 MAX_QUARANTINED_SHOWN = 200
 _WIDE_PX = 560
 
@@ -73,6 +75,7 @@ class Example:
     probability: str
     of_truth: str
     path: str
+    heat: Thumbnail | None = None
 
 
 @dataclass(frozen=True)
@@ -200,11 +203,15 @@ def examples(run: RunContents, pictures: Pictures) -> Values:
     """The images of the judged split that are worth a look."""
     judged = words.judged(run)
     if judged is None:
-        return {"examples": {}}
+        return {"examples": {}, "heatmaps": "", "heated": ""}
+    heatmaps = read_heatmaps(run.run, judged.metrics.split)
     return {
         "examples": {
-            title: [_example(judged, at, pictures) for at in places] for title, places in pictures.chosen.items()
-        }
+            title: [_example(judged, at, pictures, heatmaps if title == WRONG else Heatmaps()) for at in places]
+            for title, places in pictures.chosen.items()
+        },
+        "heatmaps": heatmaps.words,
+        "heated": WRONG,
     }
 
 
@@ -260,14 +267,14 @@ def _worth_a_look(judged: Evaluated) -> dict[str, list[int]]:
     probability, right = judged.predictions.probability, judged.predictions.right
     surest, least = np.argsort(-probability, kind="stable"), np.argsort(probability, kind="stable")
     places = {
-        "Wrong, and most sure of it": surest[~right[surest]],
+        WRONG: np.array(worst_errors(judged.predictions), dtype=np.int64),
         "Least sure": least,
         "Right, and most sure of it": surest[right[surest]],
     }
     return {title: [int(at) for at in found[:NUM_EXAMPLES]] for title, found in places.items()}
 
 
-def _example(judged: Evaluated, at: int, pictures: Pictures) -> Example:
+def _example(judged: Evaluated, at: int, pictures: Pictures, heatmaps: Heatmaps) -> Example:
     said, names = judged.predictions, judged.metrics.class_names
     return Example(
         thumbnail=pictures.of_sample(said.sample_ids[at]),
@@ -277,6 +284,7 @@ def _example(judged: Evaluated, at: int, pictures: Pictures) -> Example:
         probability=share(float(said.probability[at])),
         of_truth=share(float(said.probabilities[at, said.labels[at]])),
         path=said.paths[at],
+        heat=heatmaps.pictures.get((said.sample_ids[at], names[said.predicted[at]])),
     )
 
 

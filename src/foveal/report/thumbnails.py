@@ -87,7 +87,11 @@ def _make(path: Path, box: Box | None, sha256: str | None, *, policy: PixelPolic
         return Thumbnail(problem=f"the file cannot be read: {error.strerror or type(error).__name__}")
     except FovealError as error:
         return Thumbnail(problem=error.message)
-    picture = Image.fromarray(pixels)
+    return encoded(Image.fromarray(pixels))
+
+
+def encoded(picture: Image.Image) -> Thumbnail:
+    """A picture made small, in place, as a data URI."""
     is_tiny = max(picture.size) < TINY_PX
     picture.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS, reducing_gap=3.0)
     stream = io.BytesIO()
