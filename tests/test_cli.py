@@ -34,7 +34,7 @@ TAKES = {
     "train": COMMON,
     "demo": COMMON - {"--config", "--dry-run"},  # its configuration is its own, and its images are not there yet
     "evaluate": COMMON - {"--force"},  # writes over its own earlier results and nothing else
-    "predict": COMMON - {"--config", "--set", "--seed", "--force"},  # the bundle says everything
+    "predict": COMMON - {"--config", "--set", "--seed"},  # the bundle says everything
     "models": {"--json", "--debug", "--help", "-h"},
     "audit": COMMON,
     "clean": COMMON - {"--config", "--seed", "--device"},  # it has a policy, and draws nothing

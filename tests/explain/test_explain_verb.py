@@ -56,7 +56,7 @@ def test_the_folder_holds_what_is_promised(run: Path, tmp_path: Path) -> None:
             assert arrays["map"].shape == (40, 70)
             assert arrays["size"].tolist() == [40, 70]
             left, top, right, bottom = arrays["seen"]
-            assert (top, bottom) == (0.0, pytest.approx(40, abs=4))
+            assert (top, bottom) == pytest.approx((20 * 2 / 34, 40 - 20 * 2 / 34))
             assert 10 < left < right < 60
         with Image.open(out / row["overlay"]) as overlay:
             assert overlay.size == (70, 40)

@@ -187,8 +187,8 @@ def resized(pixels: NDArray[np.uint8], height: int, width: int, geometry: Geomet
         return np.ascontiguousarray(pixels)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     old_height, old_width = pixels.shape[:2]
-    # Rows and columns are rounded to bytes in turn, and releases of Pillow differ in which come first. This is the order
-    # of Pillow 13, which saves work; stated here, the pixels are the same with all of them.
+    # Rows and columns are rounded to bytes in turn, and releases of Pillow differ in which come first. This is the
+    # order of Pillow 13, which saves work; stated here, the pixels are the same with all of them.
     is_down_first = old_height - height > max(0, 2 * (old_width - width))
     for size in ((old_width, height) if is_down_first else (width, old_height), (width, height)):
         if image.size != size:
