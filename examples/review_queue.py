@@ -12,7 +12,7 @@ from pathlib import Path
 
 import foveal
 from foveal.files import neutral_cell
-from foveal.inference import Prediction
+from foveal.prediction import Prediction
 
 
 def doubt(prediction: Prediction) -> float:

@@ -47,6 +47,8 @@ TAKES = {
     "compare": COMMON,
     "extend": COMMON,
     "probe": COMMON,
+    "explain": COMMON - {"--config", "--set", "--seed"},  # the bundle says everything
+    "bench": COMMON - {"--config", "--set", "--seed", "--force"},  # measures, and writes one file at most
     "export": COMMON - {"--device"},  # proven on the CPU, where exported models run
 }
 
