@@ -11,7 +11,8 @@ from taught_networks import OBJECT_PX, SIDE_PX, coloured_square
 
 from foveal.errors import ConfigError
 from foveal.explain.checks import check_maps, rank_correlation
-from foveal.explain.explaining import PICTURE_PX, Explainer, Explanation
+from foveal.explain.explaining import Explainer
+from foveal.explain.explanation import PICTURE_PX, Explanation
 from foveal.explain.pictures import overlay
 from foveal.inference import Predictor
 from foveal.model.build import Classifier

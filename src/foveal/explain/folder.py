@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from foveal.errors import ArtifactError
-from foveal.explain.explaining import Explanation
+from foveal.explain.explanation import Explanation
 from foveal.explain.pictures import overlay
 from foveal.files import atomic_writer, read_json, write_csv, write_json
 from foveal.run_folder import WorkFolder

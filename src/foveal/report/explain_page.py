@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.explain.checks import SanityCheck
-from foveal.explain.explaining import Explanation
+from foveal.explain.explanation import Explanation
 from foveal.explain.folder import ExplainedImage, ExplainFolder
 from foveal.explain.methods import CLASS_METHODS, METHOD_NAMES
 from foveal.explain.pictures import overlay, squared

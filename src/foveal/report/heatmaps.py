@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from foveal.evaluation.predictions import Predictions
-from foveal.explain.explaining import Explainer, Explanation
+from foveal.explain.explaining import Explainer
+from foveal.explain.explanation import Explanation
 from foveal.explain.methods import METHOD_NAMES
 from foveal.explain.pictures import overlay
 from foveal.files import read_json, sha256_file, write_json
