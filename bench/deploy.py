@@ -253,7 +253,7 @@ def main() -> None:
 
 def measure(wanted: argparse.Namespace, scratch: Path, stack: ExitStack) -> dict[str, Any]:
     """Seconds and rates by side, a value a round."""
-    from foveal.export.on_the_way import exported_of
+    from foveal.exporting.on_the_way import exported_of
     from foveal.progress import Silence
 
     bundle, size_px = make_bundle(wanted.model, wanted.size_px, scratch / "bundle")

@@ -29,12 +29,12 @@ from foveal.config import known_keys, load, validate
 from foveal.data.facts import MEASURES
 from foveal.data.manifest import COLUMNS
 from foveal.errors import FovealError
-from foveal.export.config import read_settings as read_export_settings
+from foveal.exporting.config import read_settings as read_export_settings
 from foveal.metrics import SplitMetrics
 from foveal.model.bundle import BundleSpec
 from foveal.pixels.policy import ALLOWED_FORMATS, REJECTION_CODES
 from foveal.run_folder import RunFolder
-from foveal.serve.config import ServeConfig, read_serve_config
+from foveal.serving.config import ServeConfig, read_serve_config
 from foveal.training.config import Config
 
 ROOT = Path(__file__).parent.parent

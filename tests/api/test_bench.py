@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from foveal.api.bench import bench, plan_bench
 from foveal.cli import app
 from foveal.errors import ArtifactError, ConfigError, DataError
-from foveal.export.on_the_way import exported_of
+from foveal.exporting.on_the_way import exported_of
 from foveal.machine import num_cpus
 from foveal.progress import Silence
 from small_runs import small_run

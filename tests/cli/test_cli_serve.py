@@ -21,10 +21,7 @@ import foveal
 from foveal.api.serve import plan_serve
 from foveal.cli import app
 from foveal.errors import ConfigError, FovealError
-from foveal.serve.finding import names_of
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
-
+from foveal.serving.finding import names_of
 from plain_export import write_export
 
 TOKEN = "0123456789abcdefghij"

@@ -24,7 +24,7 @@ from foveal.evaluation.latency_figures import LEAST_SAMPLES, Percentiles
 @pytest.fixture(scope="module")
 def export(_bundle_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the other tests as ONNX; its process starts at once, for it imports no torch."""
-    from foveal.export.on_the_way import exported_of
+    from foveal.exporting.on_the_way import exported_of
     from foveal.progress import Silence
 
     with pytest.MonkeyPatch.context() as patch:

@@ -512,7 +512,7 @@ def test_before_the_model_is_loaded_it_is_not_ready_and_says_so(export: Path) ->
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
         # Not before it is a program of its own: until then, the server is held up with it.
-        until(lambda: any(b"foveal.serve.worker" in command_of(pid) for pid in workers_of(process.pid)))
+        until(lambda: any(b"foveal.serving.worker" in command_of(pid) for pid in workers_of(process.pid)))
         (worker,) = workers_of(process.pid)
         os.kill(worker, signal.SIGSTOP)  # while it is loading
 

@@ -265,7 +265,7 @@ def _made(task: BenchTask, is_asked: bool, progress: Progress) -> tuple[list[Eng
         if source.name != "onnx_fp32" or is_export(source.model):
             sources.append(source)
             continue
-        from foveal.export.on_the_way import exported_of
+        from foveal.exporting.on_the_way import exported_of
 
         try:
             sources.append(EngineSource(source.name, exported_of(task.model, progress)))

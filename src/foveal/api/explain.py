@@ -35,7 +35,7 @@ from foveal.run_folder import RunFolder, is_run_folder
 from foveal.types import Box
 
 DEFAULT_LIMIT = 200
-"""Images that are explained where nobody says how many: a map costs some four times an answer."""
+"""Images that are explained where nobody says how many: a map costs two to three times an answer, and two files."""
 _SHOWN_IN_NOTEBOOK = 12
 
 

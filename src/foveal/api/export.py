@@ -13,13 +13,13 @@ from foveal.api.opening import refuse_inside, refuse_unfinished
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
 from foveal.errors import ArtifactError, ConfigError, FovealError
-from foveal.export.config import LEAST_IMAGES, ExportSettings, read_settings, refuse_data_keys
-from foveal.export.describing import architecture_of
-from foveal.export.exporting import Source, Target, export_model, open_source
-from foveal.export.gate_images import ORDER, GateImages, choose_images
-from foveal.export.staging import SCRIPT_FILE, check_target
 from foveal.exported.opening import is_export
 from foveal.exported.spec import ONNX_FILES
+from foveal.exporting.config import LEAST_IMAGES, ExportSettings, read_settings, refuse_data_keys
+from foveal.exporting.describing import architecture_of
+from foveal.exporting.gate_images import ORDER, GateImages, choose_images
+from foveal.exporting.proven import Source, Target, export_model, open_source
+from foveal.exporting.staging import SCRIPT_FILE, check_target
 from foveal.model.bundle import WEIGHTS_FILE
 from foveal.progress import Progress, Silence
 from foveal.run_folder import RunFolder, is_run_folder

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.export.parity_facts import AccuracyPair, Parity
-from foveal.export.speed import TITLES, Speed
 from foveal.exported.opening import PARITY_FILE
+from foveal.exporting.parity_facts import AccuracyPair, Parity
+from foveal.exporting.speed import TITLES, Speed
 from foveal.files import read_json
 from foveal.metrics import shown
 

@@ -86,7 +86,7 @@ def open_any_predictor(
 
 
 def _exported(path: Path, progress: Progress) -> Path:
-    from foveal.export.on_the_way import exported_of
+    from foveal.exporting.on_the_way import exported_of
 
     return exported_of(path, progress)
 

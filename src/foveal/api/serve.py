@@ -20,11 +20,11 @@ from typing import IO, Any, Self
 from foveal.errors import ConfigError, FovealError
 from foveal.extras import require
 from foveal.progress import Progress, Silence
-from foveal.serve.access import TOKEN_VARIABLE, read_token
-from foveal.serve.config import ServeConfig, read_serve_config
-from foveal.serve.finding import find_models
-from foveal.serve.messages import ServedExport
-from foveal.serve.running import PARENT_VARIABLE, Ready, Serving, Stopped, bind, run
+from foveal.serving.access import TOKEN_VARIABLE, read_token
+from foveal.serving.config import ServeConfig, read_serve_config
+from foveal.serving.finding import find_models
+from foveal.serving.messages import ServedExport
+from foveal.serving.running import PARENT_VARIABLE, Ready, Serving, Stopped, bind, run
 
 PathOrText = str | PathLike[str]
 

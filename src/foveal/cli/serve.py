@@ -22,7 +22,7 @@ from foveal.cli.shell import (
 )
 
 if TYPE_CHECKING:
-    from foveal.serve.running import Ready
+    from foveal.serving.running import Ready
 
 
 @app.command(

@@ -100,7 +100,7 @@ def _engine(engine: str, model: Path, script: str, num_threads: int, device: str
         for member in predictor.members:
             member.classifier.compile()
     if engine == "torchscript":
-        from foveal.export.engines import ScriptPredictor
+        from foveal.exporting.engines import ScriptPredictor
 
         return predictor, ScriptPredictor(Path(script), predictor).probabilities
     return predictor, predictor.probabilities
