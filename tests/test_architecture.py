@@ -30,7 +30,7 @@ LAYERS: dict[str, float] = {
     **dict.fromkeys(("model", "inference", "prediction", "prediction_journal"), 3),
     **dict.fromkeys(("predictions", "exported", "metrics"), 3),
     "training": 4,
-    **dict.fromkeys(("evaluation", "explain", "exporting"), 5),
+    **dict.fromkeys(("evaluation", "explaining", "exporting"), 5),
     "experiments": 5.5,
     **dict.fromkeys(("report", "serving"), 6),
     **dict.fromkeys(("api", "cli", "__main__", "__init__"), 7),

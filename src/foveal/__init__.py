@@ -4,9 +4,7 @@ The verbs of the command line are functions of the same names here. They are imp
 `import foveal` costs nothing.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from foveal.version import __version__
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from foveal.api.sweep import sweep
     from foveal.api.train import check, plan, train
     from foveal.api.tune import tune
-    from foveal.explain.explaining import Explainer
+    from foveal.explaining.explainer import Explainer
     from foveal.inference import Predictor
 
 _HOMES = {
@@ -58,7 +56,7 @@ _HOMES = {
     "sweep": "foveal.api.sweep",
     "train": "foveal.api.train",
     "tune": "foveal.api.tune",
-    "Explainer": "foveal.explain.explaining",
+    "Explainer": "foveal.explaining.explainer",
     "Predictor": "foveal.inference",
     "Server": "foveal.api.serve",
 }
@@ -106,15 +104,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Verbs(ModuleType):
-    """This module, in which the name of a verb is its function also where a package beside it has the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing foveal.export would put that package here, in place of the verb.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Verbs

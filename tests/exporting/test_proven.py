@@ -240,9 +240,3 @@ def test_an_export_that_is_killed_leaves_nothing_under_its_name(trained: Path, t
         os.kill(process.pid, signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_the_verb_is_the_function_whatever_was_imported() -> None:
-    import foveal.exporting.config
-
-    assert foveal.export is export

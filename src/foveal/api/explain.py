@@ -16,10 +16,10 @@ from PIL import Image
 from foveal.api.opening import refuse_unfinished
 from foveal.data.manifest import Manifest
 from foveal.errors import ConfigError
-from foveal.explain.checks import NUM_IMAGES, SanityCheck, check_maps
-from foveal.explain.explaining import Explainer
-from foveal.explain.folder import ExplainedImage, ExplainFolder
-from foveal.explain.methods import METHOD_NAMES
+from foveal.explaining.checks import NUM_IMAGES, SanityCheck, check_maps
+from foveal.explaining.explainer import Explainer
+from foveal.explaining.folder import ExplainedImage, ExplainFolder
+from foveal.explaining.methods import METHOD_NAMES
 from foveal.files import write_json
 from foveal.machine import num_threads
 from foveal.predictions import expand_inputs

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.explain.checks import SanityCheck
-from foveal.explain.explanation import Explanation
-from foveal.explain.folder import ExplainedImage, ExplainFolder
-from foveal.explain.methods import CLASS_METHODS, METHOD_NAMES
-from foveal.explain.pictures import overlay, squared
+from foveal.explaining.checks import SanityCheck
+from foveal.explaining.explanation import Explanation
+from foveal.explaining.folder import ExplainedImage, ExplainFolder
+from foveal.explaining.methods import CLASS_METHODS, METHOD_NAMES
+from foveal.explaining.pictures import overlay, squared
 from foveal.pixels.policy import PixelPolicy
 from foveal.report.contact_sheet import MAX_CELL_PX, Band, Column, Row, draw_contact_sheet, write_picture
 from foveal.report.experiment_page import PageTable, Picture, Section, write_experiment_page

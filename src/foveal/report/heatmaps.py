@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from foveal.evaluation.predictions import Predictions
-from foveal.explain.explaining import Explainer
-from foveal.explain.explanation import Explanation
-from foveal.explain.methods import METHOD_NAMES
-from foveal.explain.pictures import overlay
+from foveal.explaining.explainer import Explainer
+from foveal.explaining.explanation import Explanation
+from foveal.explaining.methods import METHOD_NAMES
+from foveal.explaining.pictures import overlay
 from foveal.files import read_json, sha256_file, write_json
 from foveal.pixels.policy import ImageRejectedError, crop_box, decode
 from foveal.report import words

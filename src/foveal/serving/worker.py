@@ -1,8 +1,8 @@
 """The process that computes: `python -m foveal.serving.worker FD`, started by the server and by nothing else.
 
 It opens the exported models, says once they are warm that it is ready, and then answers requests that come as frames
-(`foveal.serving.protocol`) over the socket with the number FD. It knows nothing of HTTP. A process of its own, so that an
-image or a model that breaks it, or the system that ends it for want of memory, leaves the server standing.
+(`foveal.serving.protocol`) over the socket with the number FD. It knows nothing of HTTP. A process of its own, so that
+an image or a model that breaks it, or the system that ends it for want of memory, leaves the server standing.
 
 It ends when the socket is closed, so that none is left behind. Signals from the terminal or the service manager, which
 go to all processes, are the server's to answer: it lets the worker finish what it has, and closes.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveal.explain.placement import centre_of_cell, place, placement_of, resized_map
+from foveal.explaining.placement import centre_of_cell, place, placement_of, resized_map
 from foveal.pixels.geometry import Geometry, to_square, to_store
 
 SIZES = [(100, 100), (60, 200), (210, 64), (300, 41), (48, 500), (37, 37)]

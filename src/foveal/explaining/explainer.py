@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foveal.errors import ConfigError
-from foveal.explain.explanation import PICTURE_PX, Explanation, MemberMap
-from foveal.explain.layers import TargetLayer, target_layers
-from foveal.explain.methods import CLASS_METHODS, Method, choose_method, raw_maps
-from foveal.explain.placement import placement_of
+from foveal.explaining.explanation import PICTURE_PX, Explanation, MemberMap
+from foveal.explaining.layers import TargetLayer, target_layers
+from foveal.explaining.methods import CLASS_METHODS, Method, choose_method, raw_maps
+from foveal.explaining.placement import placement_of
 from foveal.inference import Member, Predictor, to_unit
 from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle

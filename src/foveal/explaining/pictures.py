@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveal.explain.explanation import Explanation, MemberMap
+from foveal.explaining.explanation import Explanation, MemberMap
 from foveal.extras import require
 
 LARGEST_OPACITY = 0.72

@@ -9,8 +9,8 @@ from pytorch_grad_cam import EigenCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from taught_networks import SIDE_PX, coloured_square
 
-from foveal.explain.layers import target_layers
-from foveal.explain.methods import raw_maps
+from foveal.explaining.layers import target_layers
+from foveal.explaining.methods import raw_maps
 from foveal.model.build import Architecture, Classifier, build
 
 NUM_PICTURES = 8

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from foveal.errors import ConfigError
-from foveal.explain.layers import MIN_SIDE, target_layers
-from foveal.explain.methods import CLASS_METHODS, METHODS, choose_method, raw_maps
+from foveal.explaining.layers import MIN_SIDE, target_layers
+from foveal.explaining.methods import CLASS_METHODS, METHODS, choose_method, raw_maps
 from foveal.model.build import Architecture, Classifier, build
 from foveal.model.config import ClassicalHeadConfig, HeadConfig
 

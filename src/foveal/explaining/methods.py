@@ -4,7 +4,7 @@
 - gradcam++: Chattopadhay et al., "Grad-CAM++", WACV 2018
 - hirescam: Draelos and Carin, "Use HiResCAM instead of Grad-CAM", 2020
 - eigencam: Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020; of no class, and needs no gradient
-- rollout: see `foveal.explain.rollout`; of no class
+- rollout: see `foveal.explaining.rollout`; of no class
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.errors import ConfigError
-from foveal.explain.layers import TargetLayer, at_rest
-from foveal.explain.placement import resized_map
-from foveal.explain.rollout import rollout
+from foveal.explaining.layers import TargetLayer, at_rest
+from foveal.explaining.placement import resized_map
+from foveal.explaining.rollout import rollout
 from foveal.extras import require
 from foveal.model.build import Classifier
 from foveal.model.heads import ramp

@@ -10,10 +10,10 @@ from PIL import Image
 from taught_networks import OBJECT_PX, SIDE_PX, coloured_square
 
 from foveal.errors import ConfigError
-from foveal.explain.checks import check_maps, rank_correlation
-from foveal.explain.explaining import Explainer
-from foveal.explain.explanation import PICTURE_PX, Explanation
-from foveal.explain.pictures import overlay
+from foveal.explaining.checks import check_maps, rank_correlation
+from foveal.explaining.explainer import Explainer
+from foveal.explaining.explanation import PICTURE_PX, Explanation
+from foveal.explaining.pictures import overlay
 from foveal.inference import Predictor
 from foveal.model.build import Classifier
 from foveal.model.bundle import read_bundle, write_bundle

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from foveal.errors import ArtifactError
-from foveal.explain.explanation import Explanation
-from foveal.explain.pictures import overlay
+from foveal.explaining.explanation import Explanation
+from foveal.explaining.pictures import overlay
 from foveal.files import atomic_writer, read_json, write_csv, write_json
 from foveal.run_folder import WorkFolder
 from foveal.types import Box

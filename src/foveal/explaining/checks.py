@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.errors import ConfigError
-from foveal.explain.explaining import Explainer, classifier_of
-from foveal.explain.methods import METHOD_NAMES
+from foveal.explaining.explainer import Explainer, classifier_of
+from foveal.explaining.methods import METHOD_NAMES
 from foveal.extras import require
 from foveal.model.build import Classifier, build
 from foveal.prediction import Seen

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.explain.methods import Method
-from foveal.explain.placement import Bounds, Placement, centre_of_cell, place
+from foveal.explaining.methods import Method
+from foveal.explaining.placement import Bounds, Placement, centre_of_cell, place
 from foveal.prediction import Prediction
 
 PICTURE_PX = 1024
@@ -49,7 +49,7 @@ class MemberMap:
         return np.asarray(above / largest if largest > 0 else above, dtype=np.float32)
 
     def placed(self, size: tuple[int, int], drawn: tuple[int, int]) -> NDArray[np.float32]:
-        """`heat` laid over the picture, see `foveal.explain.placement.place`."""
+        """`heat` laid over the picture, see `foveal.explaining.placement.place`."""
         return place(self.heat, self.placement, size, drawn)
 
 
