@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from foveal.config import known_keys
+from foveal.exporting.config import ExportSettings
+from foveal.serving.config import ServeSettings
 from foveal.training.config import Config
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -47,16 +49,22 @@ Where the default is `auto`, the value is found out from the data, the model and
 The environment variables that foveal reads are in [data.md](data.md#the-store).
 """
 
+_WHOLES: tuple[type[BaseModel], ...] = (Config, ExportSettings, ServeSettings)
+"""The training's, and those of verbs that have a section of their own."""
+
 _INTRODUCTIONS = {
     "data.columns": "Names of a table's columns, where they are not the standard ones.",
 }
+_SECTIONS_OF_TRAINING = {key.rpartition(".")[0] for key, _ in known_keys(Config)}
 
 
 def render() -> str:
     """The whole page."""
     sections: dict[str, list[tuple[str, FieldInfo]]] = {}
-    for key, field in known_keys(Config):
-        sections.setdefault(_section(key), []).append((key, field))
+    for whole in _WHOLES:
+        for key, field in known_keys(whole):
+            if whole is Config or _section(key) not in _SECTIONS_OF_TRAINING:
+                sections.setdefault(_section(key), []).append((key, field))
     parts = [_HEAD]
     for name, fields in sections.items():
         title = f"`{name}`" if name else "The root"
@@ -114,7 +122,7 @@ def _introduction(section: str) -> str:
     """What the code says of a section: the description of the field that holds it."""
     if not section:
         return "Above all sections."
-    model: type[BaseModel] = Config
+    model: type[BaseModel] = next(whole for whole in _WHOLES if section.partition(".")[0] in whole.model_fields)
     text = ""
     for name in section.split("."):
         field = model.model_fields[name]
