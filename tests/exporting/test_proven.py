@@ -35,7 +35,8 @@ QUICK = ("export.num_speed_images=0",)
 
 @pytest.fixture(scope="module")
 def trained(make_images: MakeImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(make_images, tmp_path_factory)
+    """A run of one's own, for an export counts as a look at its test images."""
+    return copy_of(small_run(make_images, tmp_path_factory), tmp_path_factory.mktemp("to export") / "run")
 
 
 @pytest.fixture(scope="module")

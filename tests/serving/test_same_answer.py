@@ -17,14 +17,15 @@ from foveal.exported.engine import OnnxPredictor
 from foveal.exported.opening import open_export
 from foveal.exported.spec import IMAGE_INPUT, PROBABILITIES
 from foveal.pixels.policy import decode
-from small_runs import CLASSES, small_run
+from small_runs import CLASSES, copy_of, small_run
 
 LIMIT = 1e-5
 
 
 @pytest.fixture(scope="module")
 def run(make_images: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(make_images, tmp_path_factory)
+    """A run of one's own, for an export counts as a look at its test images."""
+    return copy_of(small_run(make_images, tmp_path_factory), tmp_path_factory.mktemp("to export") / "run")
 
 
 @pytest.fixture(scope="module")
