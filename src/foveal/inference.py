@@ -18,13 +18,10 @@ from foveal.files import sha256_file
 from foveal.metrics import softmax
 from foveal.model.bundle import BUNDLE_FILE, Bundle, EnsembleBundle, open_bundle
 from foveal.model.devices import choose_device
-from foveal.model.voting import voted
+from foveal.model.voting import logits_of, voted
 from foveal.pixels.policy import Geometry, PixelPolicy
 from foveal.pixels.views import View
 from foveal.prediction import ImagePredictor, Look, Seen
-
-_LEAST = 1e-30
-"""Below it a probability has no logarithm to go on with."""
 
 
 def predict_logits(
@@ -193,10 +190,10 @@ class Predictor(ImagePredictor):
         """
         # A softmax of one temperature over a mean of softmaxes is taken back by its logarithm.
         if isinstance(self.bundle, Bundle):
-            return np.asarray(np.log(np.maximum(by_member[0], _LEAST)) * self.temperature, dtype=np.float32)
+            return logits_of(by_member[0], self.temperature).astype(np.float32)
         spec = self.bundle.spec
         mixed = voted(by_member, spec.vote, [member.weight for member in spec.members])
-        return np.asarray(np.log(np.maximum(mixed, _LEAST)), dtype=np.float32)
+        return logits_of(mixed).astype(np.float32)
 
     def _said(self, member: "Member", squares: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)

@@ -175,12 +175,8 @@ class ImagePredictor(ABC):
         """What `prepare` gives, or the reason why there is nothing to see."""
         try:
             return self.prepare(image)
-        except ImageRejectedError as error:
-            return str(error)
-        except FileNotFoundError:
-            return "no such file"
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+        except (ImageRejectedError, OSError) as error:
+            return reason_of(error)
 
     def _predict(self, names: Sequence[str], seen: Sequence[Seen | str]) -> Iterator[Prediction]:
         good = [squares for squares in seen if not isinstance(squares, str)]
@@ -214,6 +210,13 @@ def pixels_of(image: ImageInput, policy: PixelPolicy) -> NDArray[np.uint8]:
     if "\0" in fspath(image):
         raise FileNotFoundError
     return decode(Path(image), policy).pixels
+
+
+def reason_of(error: ImageRejectedError | OSError) -> str:
+    """Why there is nothing to see of an image, as it stands in tables and answers."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _name(image: ImageInput) -> str:

@@ -1,6 +1,5 @@
 """A browser, and a server with its page to look at in it."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,6 @@ def page_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page_address(page_models: Path) -> Iterator[str]:
     with serving(page_models, page_models / "with map", page_models / "without") as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=[*quiet, "--disable-sync"])
-        yield chromium
-        chromium.close()
 
 
 COUNT_URLS = """

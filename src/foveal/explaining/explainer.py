@@ -23,7 +23,7 @@ from foveal.inference import Member, Predictor, to_unit
 from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle
 from foveal.pixels.policy import ImageRejectedError, PixelPolicy
-from foveal.prediction import ImageInput, Prediction, Seen, pixels_of
+from foveal.prediction import ImageInput, Prediction, Seen, pixels_of, reason_of
 
 
 class Explainer:
@@ -163,12 +163,8 @@ class Explainer:
             pixels = pixels_of(image, policy)
             # Pixels that are upright and sRGB already go through the policy as they are.
             seen = self.predictor.prepare(pixels if len(policies) == 1 else image)
-        except ImageRejectedError as error:
-            return str(error)
-        except FileNotFoundError:
-            return "no such file"
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+        except (ImageRejectedError, OSError) as error:
+            return reason_of(error)
         return _Opened((pixels.shape[0], pixels.shape[1]), _reduced(pixels), seen)
 
     def _explained(

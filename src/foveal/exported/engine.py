@@ -10,13 +10,9 @@ from numpy.typing import NDArray
 from foveal.errors import ArtifactError
 from foveal.exported.opening import Export, open_export
 from foveal.exported.spec import HEATMAP, IMAGE_INPUT, MEMBER_PROBABILITIES, PROBABILITIES
-from foveal.files import sha256_bytes
 from foveal.metrics import softmax
-from foveal.model.voting import voted
+from foveal.model.voting import logits_of, voted
 from foveal.prediction import ImagePredictor, Seen
-
-_LEAST = 1e-30
-"""Below it a probability has no logarithm to go on with."""
 
 
 class OnnxPredictor(ImagePredictor):
@@ -58,7 +54,7 @@ class OnnxPredictor(ImagePredictor):
             tta=tta,
         )
         # Of the file itself nothing is kept: the session has weights of its own.
-        self._identity = f"onnx {sha256_bytes(export.content)}"
+        self._identity = f"onnx {export.sha256}"
         self._session = export.session(num_threads)
 
     @property
@@ -80,7 +76,7 @@ class OnnxPredictor(ImagePredictor):
             for view in range(len(self.views))
         ]
         mixed = voted(np.mean(by_view, axis=0), self.spec.vote, [member.weight for member in self.spec.members])
-        return softmax(np.log(np.maximum(mixed, _LEAST)), self.spec.temperature)
+        return softmax(logits_of(mixed), self.spec.temperature)
 
     def heatmaps(self, seen: Sequence[Seen]) -> NDArray[np.float32]:
         """Class activation maps of the plain view (Zhou et al. 2016).

@@ -31,11 +31,13 @@ class Export:
     Attributes:
         path: the .onnx file.
         spec: what it says of itself.
+        sha256: of the file.
         content: the file, so that what runs is what was checked.
     """
 
     path: Path
     spec: ExportSpec
+    sha256: str
     content: bytes
 
     def session(self, num_threads: int | None = None) -> "onnxruntime.InferenceSession":
@@ -98,13 +100,14 @@ def open_export(path: Path) -> Export:
     if (size := file.stat().st_size) >= _MAX_BYTES:
         raise ArtifactError(f"{file} has {size:,} bytes, more than an ONNX file can have.", fix=_ANEW)
     content = file.read_bytes()
-    _check_hash(file, content)
+    sha256 = sha256_bytes(content)
+    _check_hash(file, sha256)
     try:
         check_self_contained(content)
         metadata = read_metadata(content)
     except ArtifactError as error:
         raise ArtifactError(f"{file}: {error.message}", problems=error.problems, fix=error.fix) from error
-    return Export(file, _spec(file, metadata), content)
+    return Export(file, _spec(file, metadata), sha256, content)
 
 
 def _candidate(path: Path) -> Path | None:
@@ -113,7 +116,7 @@ def _candidate(path: Path) -> Path | None:
     return next((path / name for name in ONNX_FILES.values() if (path / name).is_file()), None)
 
 
-def _check_hash(file: Path, content: bytes) -> None:
+def _check_hash(file: Path, sha256: str) -> None:
     """That it is the file of which parity was proven; a file by itself, without that record, has no hash to keep."""
     record = file.parent / PARITY_FILE
     if not record.is_file():
@@ -123,7 +126,7 @@ def _check_hash(file: Path, content: bytes) -> None:
         name, expected = str(proven["name"]), str(proven["sha256"])
     except (FovealError, KeyError, TypeError) as error:
         raise ArtifactError(f"{record} does not say which file it is about.", fix=_ANEW) from error
-    if name == file.name and sha256_bytes(content) != expected:
+    if name == file.name and sha256 != expected:
         raise ArtifactError(
             f"{file} is not the file that was proven: its sha256 differs from {PARITY_FILE}.",
             fix="copy the folder again; it was damaged or changed on the way.",

@@ -18,9 +18,8 @@ from foveal.errors import ExportError
 from foveal.exporting.cores import SquareToLogits, prepare_for_tracing
 from foveal.exporting.describing import architecture_of, looks_of, networks_of
 from foveal.model.bundle import Bundle, EnsembleBundle
+from foveal.model.voting import LEAST_PROBABILITY
 
-_LEAST = 1e-30
-"""Below it a probability has no logarithm to go on with; as in `foveal.inference`."""
 _TOLERANCE = 1e-4
 _NUM_TRACED, _NUM_OTHER = 2, 3
 """Numbers of images: to trace with, and to see that the first did not become a constant."""
@@ -92,7 +91,7 @@ class _Voting(nn.Module):
             places = torch.arange(stacked.shape[2], device=stacked.device)
             votes = (stacked.argmax(dim=2, keepdim=True) == places).double().sum(dim=0)
             mixed = (votes + mixed) / (len(said) + 1)
-        return torch.softmax(mixed.clamp(min=_LEAST).log() / self.temperature, dim=1).float()
+        return torch.softmax(mixed.clamp(min=LEAST_PROBABILITY).log() / self.temperature, dim=1).float()
 
 
 def _traced(module: nn.Module, sides: Sequence[int], name: str) -> Any:

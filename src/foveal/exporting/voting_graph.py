@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveal.exporting.graph_writer import GraphWriter, int64_scalar, int64s
-from foveal.model.voting import Vote
-
-_LEAST = 1e-30
-"""Below it a probability has no logarithm to go on with; as in `foveal.inference`."""
+from foveal.model.voting import LEAST_PROBABILITY, Vote
 
 
 def write_softmax(writer: GraphWriter, logits: str, temperature: float, *, name: str = "") -> str:
@@ -51,7 +48,9 @@ def write_vote(
         ballots = writer.add("OneHot", chosen, int64_scalar(num_classes), _floats(0.0, 1.0), axis=-1)
         votes = writer.add("ReduceSum", ballots, int64s(0), keepdims=0)
         mixed = writer.add("Div", writer.add("Add", votes, mixed), _floats(len(weights) + 1))
-    return write_softmax(writer, writer.add("Log", writer.add("Max", mixed, _floats(_LEAST))), temperature, name=name)
+    return write_softmax(
+        writer, writer.add("Log", writer.add("Max", mixed, _floats(LEAST_PROBABILITY))), temperature, name=name
+    )
 
 
 def write_weighted_sum(writer: GraphWriter, by_member: str, weights: Sequence[float], *, name: str = "") -> str:

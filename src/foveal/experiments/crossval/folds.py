@@ -24,6 +24,7 @@ from foveal.files import atomic_writer, read_json
 from foveal.metrics import SplitMetrics, shown, summarise
 from foveal.model.bundle import read_bundle
 from foveal.model.ensemble_bundle import write_ensemble
+from foveal.model.voting import logits_of
 from foveal.progress import Progress
 from foveal.run_folder import ExperimentFolder, RunFolder
 from foveal.training.config import Config
@@ -37,7 +38,6 @@ NO_INTERVAL = (
     "The standard deviation says how much single models differ from fold to fold. It is no interval: the folds share "
     "most of their training images, so that their figures are not independent (Bengio and Grandvalet, 2004)."
 )
-_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _out_of_fold(
         parquet.write_table(table, stream, compression="zstd")
     names = manifest.class_names
     probabilities = np.stack([table[f"p_{name}"].to_numpy().astype(np.float64) for name in names], axis=1)
-    logits = np.log(np.maximum(probabilities, _LEAST)).astype(np.float32)
+    logits = logits_of(probabilities).astype(np.float32)
     said = SplitLogits("test", rows, manifest.label_ids()[rows], logits)
     metrics = summarise(
         said.labels,

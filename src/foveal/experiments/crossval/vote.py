@@ -32,15 +32,13 @@ from foveal.metrics import (
 from foveal.metrics.inputs import checked_groups
 from foveal.metrics.intervals import affordable_resamples, resample_counts
 from foveal.model.bundle import update_bundle
-from foveal.model.voting import Vote, voted
+from foveal.model.voting import Vote, logits_of, voted
 from foveal.progress import Progress
 from foveal.run_folder import ExperimentFolder, RunFolder
 from foveal.training.config import Config
 
 FOLD_VOTES: tuple[Vote, ...] = ("soft", "majority")
 NUM_RESAMPLES = 1000
-_LEAST = 1e-30
-
 Floats = NDArray[np.float64]
 
 
@@ -113,7 +111,7 @@ def vote_on_test(
     for vote in FOLD_VOTES:
         is_first = vote == FOLD_VOTES[0]
         together[vote] = voted(by_member, vote, [])
-        logits = np.log(np.maximum(together[vote], _LEAST)).astype(np.float32)
+        logits = logits_of(together[vote]).astype(np.float32)
         said = SplitLogits("test", rows, labels, logits)
         metrics[vote] = measure(
             said,

@@ -37,7 +37,7 @@ from foveal.metrics import PairedComparison, SplitMetrics, compare_paired, shown
 from foveal.model.bundle import update_bundle
 from foveal.model.bundle_spec import member_folder
 from foveal.model.ensemble_bundle import write_ensemble, write_single
-from foveal.model.voting import Vote, voted
+from foveal.model.voting import Vote, logits_of, voted
 from foveal.progress import Progress
 from foveal.run_folder import ExperimentFolder
 from foveal.training.config import Config
@@ -45,8 +45,6 @@ from foveal.types import Split
 
 MEASURED: tuple[Split, ...] = ("val", "test")
 ENSEMBLE = "ensemble"
-_LEAST = 1e-30
-
 Floats = NDArray[np.float64]
 
 
@@ -293,8 +291,8 @@ def _fitted(
 
 def _said(found: _Measured, probabilities: Floats, temperature: float = 1.0) -> SplitLogits:
     """Probabilities as logits that, divided by the temperature, give them again."""
-    logits = np.log(np.maximum(probabilities, _LEAST)) * temperature
-    return SplitLogits(found.split, found.rows, found.labels, logits.astype(np.float32))
+    logits = logits_of(probabilities, temperature).astype(np.float32)
+    return SplitLogits(found.split, found.rows, found.labels, logits)
 
 
 def _count_looks(candidates: Sequence[Candidate], data: VoteData) -> None:
