@@ -88,7 +88,10 @@ def copy(words: str, folder: Path, built: Built) -> None:
     if "--from=" in words:
         assert sources == [target]  # one folder stands for all stages
         return
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in sent
     for source in sources:
+        assert f"!{source}" in sent, f"{source} is not sent to the builder"
         place = folder / target / (source if target.endswith("./") else "")
         if (ROOT / source).is_dir():
             shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
