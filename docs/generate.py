@@ -10,9 +10,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from foveal.config import known_keys
-from foveal.exporting.config import ExportSettings
-from foveal.serving.config import ServeSettings
+from foveal.config import known_keys, project
 from foveal.training.config import Config
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -44,12 +42,17 @@ foveal train photos --out runs/first --config recipe.yaml --set train.batch_size
 `--seed N` is short for `--set seed=N`, and `--device NAME` for `--set train.device=NAME`. The value behind `=` is read
 as YAML: `--set data.background=[0,0,0]`, `--set data.columns.label=kind`, `--set train.early_stopping.patience=5`.
 
+One file serves a whole project: every verb with `--config` takes the sections of all verbs, checks each key of them,
+and reads its own: `foveal serve` the section `serve`, `foveal export` all but that, the others all but `export` and
+`serve`. `--set` takes only what the verb reads: what is typed for one verb is meant for it, and would otherwise change
+nothing without a word.
+
 Where the default is `auto`, the value is found out from the data, the model and the machine, before the run begins.
 `foveal train DATA --dry-run` prints what comes out; `config.yaml` of the run folder holds it, without any `auto` left.
 The environment variables that foveal reads are in [data.md](data.md#the-store).
 """
 
-_WHOLES: tuple[type[BaseModel], ...] = (Config, ExportSettings, ServeSettings)
+_WHOLES: tuple[type[BaseModel], ...] = tuple(reader.model() for reader in project.READERS)
 """The training's, and those of verbs that have a section of their own."""
 
 _INTRODUCTIONS = {

@@ -8,15 +8,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
+
+from foveal.machine import num_cpus, ram_bytes
 
 # Before anything imports torch: with pictures this small, more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The hub's library reads this once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# How long an example takes is up to what else the machine is at.
+settings.register_profile("beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside others")
+
 SHAPES = ("discs", "squares", "stripes")
 TINY_MODEL = "test_efficientnet"
+MOST_PROCESSES = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Processes for `make test`: one with torch takes a gigabyte, and tests start some of their own beside it."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    ram = ram_bytes()
+    by_memory = MOST_PROCESSES if ram is None else ram // (3 << 30)
+    return max(1, min(num_cpus(), by_memory, MOST_PROCESSES))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What fixtures of a module or the session make stays out of the user's cache, too."""
+    os.environ["FOVEAL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache-of-the-session"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,49 +29,6 @@ AROUND = (
     "train.device=cpu",
 )
 NUM_TRIALS = 4
-
-# The command itself without its drawings. Where a trap is named, it is killed for good right after the n-th call of a
-# function; where a place to meet is named, it waits there for a second worker before its first trial.
-WORKER = """
-import os, signal, sys
-from importlib import import_module
-
-empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>'
-for name in ("foveal.evaluation.plots", "foveal.report.figures", "foveal.report.tune_figures"):
-    import_module(name).draw_svg = lambda *_, **__: empty
-trap = sys.argv[1]
-if trap.startswith("meet "):
-    import time
-    from pathlib import Path
-
-    from foveal.experiments.tune.trials import Trials
-
-    claim, place = Trials.claim, Path(trap.removeprefix("meet "))
-
-    def claim_together(*args, **kwargs):
-        (place / str(os.getpid())).touch()
-        deadline = time.monotonic() + 120
-        while len(list(place.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return claim(*args, **kwargs)
-
-    Trials.claim = claim_together
-elif trap:
-    module, name, attribute, count = trap.split(":")
-    owner = getattr(import_module(module), name) if name else import_module(module)
-    whole, calls = getattr(owner, attribute), iter(range(1, 1000))
-
-    def trapped(*args, **kwargs):
-        result = whole(*args, **kwargs)
-        if next(calls) == int(count):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, attribute, trapped)
-sys.argv = ["foveal", *sys.argv[2:]]
-from foveal.cli import main
-main()
-"""
 
 _made: dict[str, Path] = {}
 
@@ -112,13 +68,6 @@ def words(images: Path, space: Path, study: Path, *more: str) -> list[str]:
     """The command line of the small study."""
     settings = [word for override in AROUND for word in ("--set", override)]
     return ["tune", str(images), "--space", str(space), "--out", str(study), "--pruner", "none", *settings, *more]
-
-
-def start_worker(command: list[str], trap: str = "") -> "subprocess.Popen[str]":
-    """A worker as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, trap, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def trials_of(study: Path, url: str | None = None, name: str = "study") -> list[Any]:

@@ -22,7 +22,7 @@ HEAVY = {
     *("onnx", "onnxruntime", "onnxscript", "fastapi", "starlette", "uvicorn"),
 }
 LAYERS: dict[str, float] = {
-    **dict.fromkeys(("errors", "types", "files", "extras", "version"), 0),
+    **dict.fromkeys(("errors", "types", "files", "file_lock", "extras", "version"), 0),
     **dict.fromkeys(("config", "machine", "run_folder", "progress"), 1),
     "pixels": 1.5,
     "data": 2,

@@ -288,7 +288,7 @@ def test_latency_is_that_of_one_image_at_a_time(
     found = predictor.measure_latency([*files[:5], files[0].parent / "missing.png"])
     assert shapes == [(1, 3, 32, 32)] * 6
     assert found
-    assert 20.0 <= found["p50"] <= found["p95"] < 500.0
+    assert 20.0 <= found["p50"] <= found["p95"] < 1000.0
     assert predictor.measure_latency([]) is None
     assert predictor.measure_latency([files[0].parent / "missing.png"]) is None
 

@@ -11,8 +11,8 @@ from foveal.errors import ArtifactError, FovealError
 from foveal.prediction import Prediction
 from foveal.prediction_journal import journal_of, open_journal
 
-NAMES = ("a", "b")
-KEY = {"model": "1", "tta": "none"}
+NAMES = ("Käfer", "b")
+KEY = {"model": "1", "tta": "none", "class_names": "Käfer, " + os.fsdecode(b"caf\xe9")}
 
 
 class Counted:

@@ -78,6 +78,12 @@ class InterruptedRunError(FovealError):
         super().__init__(message, fix=fix)
         self.exit_code = 128 + signal_number
 
+    def reworded(self, *, fix: str, message: str | None = None) -> "InterruptedRunError":
+        """The same stop as a verb tells it in which the run was one part."""
+        return InterruptedRunError(
+            self.message if message is None else message, signal_number=self.exit_code - 128, fix=fix
+        )
+
 
 class MissingExtraError(FovealError):
     """A part of foveal is asked for whose libraries are not installed."""

@@ -30,6 +30,7 @@ from foveal.pixels.policy import (
     decode_image,
     to_store,
 )
+from foveal.pixels.rejection import reason_of
 from foveal.pixels.views import View, view_square, views_of
 
 ImageInput = str | PathLike[str] | bytes | Image.Image | NDArray[np.generic]
@@ -147,7 +148,7 @@ class ImagePredictor(ABC):
                 while True:
                     # Two batches ahead: one in the works and one being decoded.
                     for image in islice(upcoming, 2 * self.batch_size - len(under_way)):
-                        under_way.append((_name(image), pool.submit(self._prepared, image)))
+                        under_way.append((name_of(image), pool.submit(self._prepared, image)))
                     if not under_way:
                         return
                     ready = [under_way.popleft() for _ in range(min(self.batch_size, len(under_way)))]
@@ -212,12 +213,6 @@ def pixels_of(image: ImageInput, policy: PixelPolicy) -> NDArray[np.uint8]:
     return decode(Path(image), policy).pixels
 
 
-def reason_of(error: ImageRejectedError | OSError) -> str:
-    """Why there is nothing to see of an image, as it stands in tables and answers."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-
-
-def _name(image: ImageInput) -> str:
+def name_of(image: ImageInput) -> str:
+    """The path of an image, where it is given by one."""
     return fspath(image) if isinstance(image, (str, PathLike)) else ""

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from foveal.errors import ArtifactError, FovealError
+from foveal.file_lock import take_lock
 from foveal.files import to_json
 from foveal.prediction import Prediction
 
@@ -34,7 +35,7 @@ class Journal:
 
     def __init__(self, stream: IO[bytes], key: Mapping[str, Any], class_names: Sequence[str]) -> None:
         self._stream, self._class_names = stream, tuple(class_names)
-        self._first = (to_json(dict(key)) + "\n").encode("ascii")
+        self._first = (to_json(dict(key)) + "\n").encode("utf-8")
         self._flushed = time.monotonic()
         self.num_kept = 0
 
@@ -121,7 +122,7 @@ def open_journal(table: Path, key: Mapping[str, Any], class_names: Sequence[str]
         fresh: whether to forget what was said before.
 
     Raises:
-        ArtifactError: another process makes the same table.
+        ArtifactError: another process makes the same table, or the disk has no locks.
         FovealError: the folder cannot be written.
     """
     path = journal_of(table)
@@ -133,7 +134,10 @@ def open_journal(table: Path, key: Mapping[str, Any], class_names: Sequence[str]
             f"{table} cannot be written: {error.strerror or error}.", fix="choose another --out."
         ) from error
     with stream:
-        _hold(stream, table)
+        if not take_lock(stream.fileno(), path):
+            raise ArtifactError(
+                f"Another process is making {table}.", fix="wait for it to end, or choose another --out."
+            )
         if fresh:
             stream.truncate(0)
         yield Journal(stream, key, class_names)
@@ -143,19 +147,6 @@ def open_journal(table: Path, key: Mapping[str, Any], class_names: Sequence[str]
 def journal_of(table: Path) -> Path:
     """Where the journal of a table lies."""
     return table.parent / f".{table.name[:200]}.journal"
-
-
-def _hold(stream: IO[bytes], table: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no advisory locks of this kind
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ArtifactError(
-            f"Another process is making {table}.", fix="wait for it to end, or choose another --out."
-        ) from error
 
 
 def _identity(path: str) -> list[int]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.errors import ArtifactError, ConfigError
+from foveal.file_lock import locked
 from foveal.files import read_json, to_json, write_json
 
 _PACKAGES = (
@@ -97,30 +98,10 @@ class WorkFolder:
         """Hold the folder for this process alone; the lock falls with the process, however it ends.
 
         Raises:
-            ArtifactError: another process holds it.
+            ArtifactError: another process holds it, or its disk has no locks.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no advisory locks of this kind
-            yield
-            return
-        with (self.path / ".lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                raise ArtifactError(
-                    f"Another process ({stream.read().strip() or 'unknown'}) is working in {self.path}.",
-                    fix="wait for it to end, or choose another --out.",
-                ) from error
-            except OSError as error:
-                raise ArtifactError(
-                    f"The folder {self.path} cannot be locked: {error.strerror or error}.",
-                    fix="choose an --out on a disk of this machine; not every network disk has locks.",
-                ) from error
-            stream.truncate(0)
-            stream.write(f"pid {os.getpid()}")
-            stream.flush()
+        fix = "wait for it to end, or choose another --out."
+        with locked(self.path / ".lock", f"working in {self.path}", fix=fix):
             yield
 
     def log_event(self, event: str, **fields: Any) -> None:
@@ -139,11 +120,15 @@ class WorkFolder:
         try:
             yield
         finally:
-            timings = read_json(self.timings) if self.timings.exists() else {}
-            row = timings.setdefault(name, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
-            row["wall_seconds"] = round(row["wall_seconds"] + time.perf_counter() - wall, 3)
-            row["cpu_seconds"] = round(row["cpu_seconds"] + cpu_seconds() - cpu, 3)
-            write_json(self.timings, timings)
+            self.add_time(name, time.perf_counter() - wall, cpu_seconds() - cpu)
+
+    def add_time(self, stage: str, wall_seconds: float, cpu_seconds: float) -> None:
+        """Add what a stage took to timings.json."""
+        timings = read_json(self.timings) if self.timings.exists() else {}
+        row = timings.setdefault(stage, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
+        row["wall_seconds"] = round(row["wall_seconds"] + wall_seconds, 3)
+        row["cpu_seconds"] = round(row["cpu_seconds"] + cpu_seconds, 3)
+        write_json(self.timings, timings)
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,21 @@ def test_what_makes_no_sense_is_refused_all_at_once(trained: Path, tiny_bundle: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
         plan_bench(tiny_bundle, [tmp_path / "empty"])
+    with pytest.raises(ArtifactError, match="there is no such file or folder"):
+        plan_bench(tiny_bundle, exports=[tmp_path / "gone"])
     said = CliRunner().invoke(app, ["bench", str(tiny_bundle), "--batch-sizes", "1,x"])
     assert said.exit_code == 2
     assert "--batch-sizes" in said.stderr
+
+
+def test_files_that_cannot_be_read_are_counted_and_named(trained: Path, tmp_path: Path) -> None:
+    export, gone = exported_of(trained, Silence()), tmp_path / "gone.png"
+    good = next((trained.parent / "images").rglob("*.png"))
+    done = bench(export, [good, gone], batch_sizes=(1,), threads=(1,), samples=6, seconds=2)
+    assert any("2 images given, of which 1 cannot be read" in line for line in done.sentences())
+    with pytest.raises(DataError) as refused:
+        bench(export, [gone], batch_sizes=(1,), threads=(1,), samples=6, seconds=2)
+    assert refused.value.problems == (f"{gone}: no such file",)
 
 
 def test_a_dry_run_says_what_would_be_timed_and_exports_nothing(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import timm
+from typer.testing import CliRunner
 
 import foveal
 from foveal.api import models as module
+from foveal.cli import app
 from foveal.errors import ConfigError
 from foveal.files import natural_key
 
@@ -82,3 +84,10 @@ def test_what_was_counted_before_ctrl_c_is_remembered(monkeypatch: pytest.Monkey
 def test_nothing_that_matches_is_said() -> None:
     with pytest.raises(ConfigError, match="'nonsense"):
         module.models("nonsense*")
+    with pytest.raises(ConfigError, match=r"Near: .*resnet18"):
+        module.models("resnt18")
+
+
+def test_where_there_are_no_weights_none_are_missed() -> None:
+    said = CliRunner().invoke(app, ["models", "small_cnn"])
+    assert said.stdout.splitlines()[1].split()[-2:] == ["-", "-"]

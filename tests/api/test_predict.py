@@ -4,21 +4,21 @@ import csv
 import io
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import foveal
+from commands import Command, kill_after
 from foveal.api.predict import plan_prediction, predict
+from foveal.cli import app
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, DataError
+from foveal.model.bundle import update_bundle
 from foveal.prediction_journal import journal_of
 from small_runs import CLASSES, columns_of, copy_of
 
@@ -82,6 +82,31 @@ def test_one_bad_file_fails_in_its_own_row(trained: Path, files: list[Path], tmp
     assert "text" in rows[1]["reason"]
     assert rows[2]["reason"] == "no such file"
     assert (result.num_ok, result.num_failed) == (2, 2)
+    assert result.first_failures[1] == (str(tmp_path / "missing.png"), "no such file")
+
+
+def test_the_first_reasons_are_told_and_what_is_next_only_where_there_is_something(
+    trained: Path, tmp_path: Path
+) -> None:
+    gone = [str(tmp_path / f"gone {number}.png") for number in range(5)]
+    out = tmp_path / "p.csv"
+    said = CliRunner().invoke(app, ["predict", str(trained), *gone, "--out", str(out)])
+    assert said.exit_code == 1
+    lines = [line.strip() for line in said.stdout.splitlines()]
+    assert lines[1:4] == [f"failed: {path}: no such file" for path in gone[:3]]
+    assert lines[4:] == ["failed: 2 more; the column `reason` of the table says why", f"Table: {out}"]
+
+
+def test_class_names_of_any_script_are_predicted_into_a_table(
+    tiny_bundle: Path, files: list[Path], tmp_path: Path
+) -> None:
+    names = [f"Käfer {letter} 猫" for letter in "abc"]
+    update_bundle(tiny_bundle, class_names=tuple(names))
+    for _ in range(2):
+        assert predict(tiny_bundle, files[:3], out=tmp_path / "ü.csv").num_ok == 3
+    header, rows = table_of((tmp_path / "ü.csv").read_text(encoding="utf-8"))
+    assert header[-3:] == [f"p_{name}" for name in names]
+    assert len(rows) == 3
 
 
 def test_folders_patterns_and_a_list_on_stdin_are_inputs(trained: Path, files: list[Path], tmp_path: Path) -> None:
@@ -146,21 +171,17 @@ def test_a_command_that_is_killed_goes_on(trained: Path, tmp_path: Path) -> None
     folder, table = tmp_path / "photos", tmp_path / "p.parquet"
     folder.mkdir()
     draw = np.random.default_rng(0)
-    for number in range(400):
-        Image.fromarray(draw.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    command = [sys.executable, "-m", "foveal", "predict", str(trained), str(folder), "--out", str(table)]
-    process = subprocess.Popen([*command, "--batch-size", "1"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    # A few lines in the journal: enough to see, before all are done.
-    while time.monotonic() < deadline and process.poll() is None:
-        if journal_of(table).is_file() and journal_of(table).stat().st_size > 4_000:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    for number in range(200):
+        Image.fromarray(draw.integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    command = ["predict", str(trained), str(folder), "--out", str(table)]
+    # Enough lines to fill a buffer or two, before all are done.
+    kill_after("foveal.prediction_journal:Journal:_add", 150, [*command, "--batch-size", "1"])
+    assert journal_of(table).stat().st_size > 4_000
     assert not table.exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
-    assert "not done again" in done.stderr
+    with Command(command) as process:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert "not done again" in err
     assert not journal_of(table).exists()
     predict(trained, [folder], out=tmp_path / "whole.parquet")
     kept, whole = columns_of(table), columns_of(tmp_path / "whole.parquet")

@@ -79,6 +79,7 @@ def test_all_that_is_no_model_is_told_at_once(export: Path, tmp_path: Path) -> N
     message = failed(export, tmp_path / "empty", tmp_path / "gone", "--port", 0, code=1)
     assert "empty: neither an exported model, nor a run or a bundle" in message
     assert "gone: there is no such file or folder" in message
+    assert "foveal export RUN" in message  # neither of these can be exported
 
 
 def test_a_damaged_model_ends_it_with_the_reason(export: Path, tmp_path: Path) -> None:
@@ -123,16 +124,17 @@ def test_a_second_signal_ends_it_at_once(export: Path) -> None:
     settings = ("--set", "serve.drain_seconds=60", "--set", "serve.body_seconds=60")
     with running(export, *settings) as (process, lines):
         port = int(lines[0].rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as slow:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
             slow.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n"
+                b"Expect: 100-continue\r\n\r\n"
             )
-            time.sleep(0.5)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 100 ")  # it has the head, and waits for the image
             process.terminate()
             time.sleep(1.0)
             assert process.poll() is None  # it waits for the upload
             process.terminate()
-            assert process.wait(5.0) == 143
+            assert process.wait(20.0) == 143
 
 
 def test_what_is_under_way_when_the_drain_ends_is_told_so(export: Path) -> None:
@@ -140,9 +142,10 @@ def test_what_is_under_way_when_the_drain_ends_is_told_so(export: Path) -> None:
         port = int(lines[0].rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
             slow.sendall(
-                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n"
+                b"Expect: 100-continue\r\n\r\n"
             )
-            time.sleep(0.5)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 100 ")
             start = time.monotonic()
             process.terminate()
             assert slow.recv(1000).startswith(b"HTTP/1.1 503 ")

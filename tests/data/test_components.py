@@ -41,6 +41,6 @@ def test_a_chain_of_a_million_rows_is_short_work(order: str) -> None:
         line = line[::-1]
     elif order == "shuffled":
         line = np.random.default_rng(0).permutation(num_rows)
-    start = time.perf_counter()
+    start = time.thread_time()
     assert not components(num_rows, line[:-1], line[1:]).any()
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5

@@ -26,7 +26,7 @@ def test_every_file_is_read_once_and_what_cannot_be_is_quarantined(tmp_path: Pat
     assert hashed.usable().tolist() == [0, 1, 5, 6]
     assert hashed.column("reason").tolist()[2:5] == [
         "the file is empty (0 bytes)",
-        "cannot be read: No such file or directory",
+        "no such file",
         "cannot be read: not a regular file",
     ]
     assert with_hashes(hashed, num_workers=2) is hashed

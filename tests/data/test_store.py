@@ -271,8 +271,8 @@ def test_two_that_make_a_new_store_at_the_same_moment_both_may(tmp_path: Path) -
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     other.execute("CREATE TABLE pixels_of_the_other (x)")
-    threading.Timer(0.3, lambda: other.execute("COMMIT").close()).start()
     start = time.monotonic()
+    threading.Timer(0.3, lambda: other.execute("COMMIT").close()).start()
     with Store(tmp_path) as store:
         fill(store, "form", range(1))
     assert 0.2 < time.monotonic() - start < 20

@@ -319,12 +319,16 @@ def test_names_are_as_short_as_they_can_be_and_faults_come_all_at_once(runs: Run
     broken = copy_of(runs["poor"], tmp_path / "broken")
     weights = broken / "bundle" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    wrong = [runs["first"], runs["first"] / "bundle", runs["other seed"], tmp_path / "empty", tmp_path / "gone", broken]
+    export = tmp_path / "export" / "model.onnx"
+    export.parent.mkdir()
+    export.write_bytes(b"x")
+    wrong = [runs["first"], runs["first"] / "bundle", runs["other seed"], tmp_path / "empty", tmp_path / "gone", broken,
+             export.parent]  # fmt: skip
     with pytest.raises(ArtifactError, match="Not everything that was named") as caught:
         compare(wrong, out=tmp_path / "out")
     text = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 5
-    for word in ("was named before", "has not come to its end", "no such folder", "sha256"):
+    assert len(caught.value.problems) == 6
+    for word in ("was named before", "an exported model", "has not come to its end", "no such folder", "sha256"):
         assert word in text, word
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="at least one"):

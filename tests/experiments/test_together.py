@@ -1,8 +1,6 @@
 """Several processes that train together: one result, written once, whoever started them."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from commands import Command, without_drawing
 from foveal.errors import ConfigError
 from foveal.training.processes import Place, check_place, free_port, place_told
 from small_runs import TINY, epochs
@@ -30,7 +29,7 @@ TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "M
 
 def command_of(out: Path, *overrides: str, data: Path | None = None, resume: bool = False) -> list[str]:
     """`foveal train` with the recipe."""
-    words = [sys.executable, "-m", "foveal", "train", *([str(data)] if data else []), "--out", str(out)]
+    words = ["train", *([str(data)] if data else []), "--out", str(out)]
     words += ["--resume"] * resume
     return [*words, *(word for override in (*RECIPE, *overrides) for word in ("--set", override))]
 
@@ -55,17 +54,20 @@ def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., 
 def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training by one process."""
     run = tmp_path_factory.mktemp("alone") / "run"
-    subprocess.run(command_of(run, data=images), check=True, capture_output=True)
+    with Command(command_of(run, data=images), without_drawing) as process:
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
     return run
 
 
 def test_two_processes_train_the_network_of_one(images: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = subprocess.run(
-        command_of(run, "train.devices=2", data=images), check=True, capture_output=True, text=True, timeout=400
-    )
-    assert "Bundle:" in done.stdout
-    assert done.stdout.count("Report:") == 1
+    # The first is started here, the second by the first.
+    with Command(command_of(run, "train.devices=2", data=images), without_drawing) as process:
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+    assert "Bundle:" in out
+    assert out.count("Report:") == 1
     assert far_apart(alone, run) < 1e-5
     for one, two in zip(epochs(alone), epochs(run), strict=True):
         # Counts of images: every one once, in whichever process.
@@ -86,17 +88,17 @@ def test_processes_that_somebody_else_started_find_together_and_go_on(
     # As torchrun tells it to each of them; the second one starts first, and has to wait for the leader's data.
     run, port = tmp_path / "run", free_port()
 
-    def started(rank: int, *, resume: bool) -> "subprocess.Popen[str]":
+    def started(rank: int, *, resume: bool) -> Command:
         place = Place(rank=rank, num_ranks=2, local_rank=rank, num_local=2, port=port)
         command = command_of(run, "train.devices=2", data=images, resume=resume)
-        return subprocess.Popen(command, env={**os.environ, **place.environment()}, stdout=subprocess.PIPE, text=True)
+        return Command(command, without_drawing, environment={**os.environ, **place.environment()})
 
     for resume in (False, True):
-        both = [started(1, resume=resume), started(0, resume=resume)]
-        said = [process.communicate(timeout=400)[0] for process in both]
-        assert [process.returncode for process in both] == [0, 0]
-        assert said[0] == ""
-        assert "Bundle:" in said[1]
+        with started(1, resume=resume) as second, started(0, resume=resume) as leader:
+            said = [process.communicate(timeout=400) for process in (second, leader)]
+            assert [second.returncode, leader.returncode] == [0, 0], said
+        assert said[0][0] == ""
+        assert "Bundle:" in said[1][0]
     assert far_apart(alone, run) < 1e-5
 
 

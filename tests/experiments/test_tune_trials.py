@@ -170,13 +170,13 @@ def test_a_worker_of_another_machine_is_dead_when_it_is_silent(
 
 
 def test_the_heartbeat_of_a_living_worker_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 3)
     monkeypatch.setattr(trials, "HEARTBEAT_SECONDS", 0.2)
     far, here = Desk(tmp_path / "study"), Desk(tmp_path / "study")
     far.worker.host = "elsewhere"
     trial = far.trials.claim(1)
     with far.trials.at_work_on(trial):
-        threading.Event().wait(4.5)
+        threading.Event().wait(5.0)
         assert here.trials.claim(1) is None
         assert far.trials.end(trial, far.trials.states.COMPLETE, 0.9)
     far.leave()

@@ -100,7 +100,10 @@ def test_limit_class_and_a_second_time(run: Path, tmp_path: Path) -> None:
     stray = out / "maps" / "0009-old.npz"
     stray.write_bytes(b"")
     (out / "maps" / "mine.txt").write_text("keep")
-    assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
+    said = CliRunner().invoke(app, [*words[:-1], "--force"])
+    assert said.exit_code == 0
+    beside = f"foveal explain {run} {images} --out {out}-gradcam --method gradcam --class 10 --limit 3 --no-check"
+    assert said.stdout.splitlines()[-1].strip() == beside  # as much as was asked for, by another method
     assert not stray.exists()
     assert (out / "maps" / "mine.txt").exists()
 
@@ -126,6 +129,8 @@ def test_nothing_but_bad_files_is_a_failure_with_a_table(run: Path, tmp_path: Pa
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["explain", str(run), str(tmp_path / "gone.png"), "--out", str(out)])
     assert done.exit_code == 1
+    assert f"failed: {tmp_path / 'gone.png'}: no such file" in done.stdout
+    assert "Next:" not in done.stdout  # no other method would help
     assert rows_of(out)[0]["reason"] == "no such file"
     assert (out / "index.html").is_file()
     assert not (out / "contact_sheet.png").exists()

@@ -236,20 +236,20 @@ def test_depth_and_number_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     content = b""
     for _ in range(2_000):
         content = field(1, field(5, field(6, content)))
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ArtifactError, match="too deep"):
         check_self_contained(field(7, content))
     monkeypatch.setattr(scan, "_MAX_FIELDS", 1_000)
     with pytest.raises(ArtifactError, match="more than 1,000 fields"):
         check_self_contained(b"\x08\x01" * 1_000_000)
-    assert time.perf_counter() - start < 5.0
+    assert time.thread_time() - start < 5.0
 
 
 def test_weights_are_stepped_over() -> None:
     content = graph_with(field(9, bytes(200_000_000)))
-    start = time.perf_counter()
+    start = time.thread_time()
     check_self_contained(content)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 SEED = model_of(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from foveal.errors import ExportError
+from foveal.exported.engine import OnnxPredictor
 from foveal.exported.scan import check_self_contained
 from foveal.exported.spec import ExportedMember, ExportSpec, LookSpec
 from foveal.exporting import assembly
@@ -242,6 +244,39 @@ def test_the_heatmap_of_an_ensemble_is_the_mean_of_the_members(vote: Vote, share
     maps = [core_outputs(core, squares_of(pictures, spec.looks[0]))[1] for core in cores]
     found = outputs_of(assemble(cores, spec), {"image": pictures})["heatmap"]
     np.testing.assert_allclose(found, shares[0] * maps[0] + shares[1] * maps[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vote", [None, "soft", "weighted", "majority"])
+def test_views_with_a_heatmap_take_no_more_runs_than_views(vote: Vote | None, tmp_path: Path) -> None:
+    """The plain view gives its heatmap and its probabilities at once; both are those that are asked for apart."""
+    members = [(0.8, 0.7, 0), (0.2, 1.6, 0)][: 1 if vote is None else 2]
+    cores = [made_core(seed) for seed in range(len(members))]
+    spec = described(members, [look()], vote=vote, temperature=0.7 if vote is None else 0.9)
+    save_onnx(assemble(cores, spec), tmp_path / "model.onnx")
+    predictor = OnnxPredictor(tmp_path, tta="dihedral", num_threads=1)
+    pictures = images(3, 25, 14)
+    seen = [predictor.prepare(picture) for picture in pictures]
+    asked: list[list[str]] = []
+    run = predictor._session.run
+    predictor._session = SimpleNamespace(run=lambda names, feeds: asked.append(list(names)) or run(names, feeds))
+    apart, maps = predictor.probabilities(seen), predictor.heatmaps(seen)
+    assert len(asked) == 8 + 1
+    asked.clear()
+    together, same_maps = predictor.probabilities_and_heatmaps(seen)
+    assert len(asked) == 8
+    assert [names for names in asked if "heatmap" in names] == asked[:1]
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+    np.testing.assert_allclose(same_maps, maps, rtol=1e-6, atol=1e-6)
+    # By hand: each member's mean over the views, then the vote.
+    views = [np.stack([each[predictor.looks[0]][view] for each in seen]) for view in range(8)]
+    means = np.stack(
+        [
+            np.mean([softmax(core_outputs(core, view)[0], temperature) for view in views], axis=0)
+            for core, (_, temperature, _) in zip(cores, members, strict=True)
+        ]
+    )
+    mixed = means[0] if vote is None else softmax(np.log(voted(means, vote, [each[0] for each in members])), 0.9)
+    np.testing.assert_allclose(together, mixed, atol=2e-6)
 
 
 def test_squares_alone_where_the_resize_is_outside() -> None:

@@ -1,5 +1,6 @@
 """The folder for the hub: read back by timm alone, and equal to the last bit; what timm cannot say is refused."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_what_timm_has_no_form_for_is_refused_with_every_reason(
         with pytest.raises(ExportError, match="timm has no form") as refused:
             write_hub_folder(bundle, tmp_path / "hub")
         assert words in str(refused.value)
-        assert "--to onnx" in refused.value.fix
+        assert f"foveal export {shlex.quote(str(bundle.path))} --to onnx" in refused.value.fix
     assert not (tmp_path / "hub").exists()
 
 

@@ -11,10 +11,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+import image_factory
 from foveal.errors import FovealError
+from foveal.exporting.card_figures import speed_part
 from foveal.exporting.licences import hub_fields, sentence, terms_of
-from foveal.exporting.markdown import plain, table
+from foveal.exporting.markdown import plain, prose, table
 from foveal.exporting.model_card import write_model_card
+from foveal.exporting.speed import EngineSpeed, Speed
 from foveal.metrics import SplitMetrics, shown
 from foveal.model.bundle import Bundle, EnsembleBundle, open_bundle, update_bundle
 from foveal.model.ensemble_bundle import write_ensemble
@@ -181,6 +184,36 @@ def test_escapes_leave_letters_alone_and_keep_tables_whole() -> None:
     assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", head))
 
 
+def test_sentences_of_our_own_are_easy_to_read_and_still_do_nothing() -> None:
+    own = "On a machine, 0.42 of the time (int8): 0.5 %; difference within -0.04 to 0.04."
+    assert prose(own) == own
+    assert prose("0.1.0+cpu, opset 20") == "0.1.0+cpu, opset 20"
+    for name in NASTY:
+        text = prose(name)
+        assert _rendered(text) == name.replace("\n", "[U+000A]").replace("\u202e", "[U+202E]")
+        assert not re.search(r"<img|(?<!\\)[|`*_\]]|\n|http:/|www\.", text)
+    for start in ("- a list", "+ a list", "1. a list", "2) a list", "=== a heading", "# a heading"):
+        assert prose(start) != start
+        assert _rendered(prose(start)) == start
+
+
+@pytest.mark.parametrize(("num_images", "is_told"), [(20, False), (59, True)])
+def test_the_card_tells_a_percentile_where_enough_were_timed(num_images: int, is_told: bool) -> None:
+    engine = EngineSpeed.model_construct(
+        name="torch", one_p50_ms=1.5, one_p95_ms=7.25, with_decoding_p50_ms=2.0, batch_images_per_second=1234.0,
+        size_mib=1.0, time_ratio=1.0, time_ratio_interval=(1.0, 1.0),
+    )  # fmt: skip
+    speed = Speed.model_construct(
+        machine="A(R) CPU", num_threads=1, num_images=num_images, batch_size=8, engines=(engine,), sentence="s",
+        advice="a",
+    )  # fmt: skip
+    text = "\n".join(speed_part(speed))
+    assert ("p95" in text) is ("7.2" in text) is is_told
+    assert "A(R) CPU" in text
+    assert "1,234" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
 def test_a_card_that_cannot_be_written_says_so(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((FovealError, OSError)):
@@ -211,3 +244,24 @@ def test_the_python_of_the_card_runs_and_says_what_the_bundle_says(
         predicted, probability = capsys.readouterr().out.rsplit(maxsplit=1)
         assert predicted == expected.predicted
         assert float(probability) == pytest.approx(expected.probability, abs=2e-5)
+
+
+def test_the_python_of_the_card_follows_the_profile_of_a_telephone(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from foveal.exporting.on_the_way import exported_of
+    from foveal.inference import Predictor
+    from foveal.progress import Silence
+
+    folder = Path(shutil.copytree(exported_of(trained, Silence()), tmp_path / "an export"))
+    (code,) = re.findall(r"```python\n(.*?)```", body_of(folder / "README.md"), re.DOTALL)
+    photo, plain_photo = folder / "photo.jpg", tmp_path / "without.jpg"
+    photo.write_bytes(image_factory.icc_jpeg(image_factory.adobe_rgb_profile()))
+    plain_photo.write_bytes(image_factory.saved(image_factory.scene(), "JPEG", quality=100, subsampling=0))
+    expected, without = Predictor(trained, device="cpu")([photo, plain_photo])  # type: ignore[misc]
+    assert abs(expected.probability - without.probability) > 1e-4  # the profile counts
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out.rsplit(maxsplit=1)
+    assert said[0] == expected.predicted
+    assert float(said[1]) == pytest.approx(expected.probability, abs=2e-5)

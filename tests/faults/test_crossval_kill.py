@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from faults.test_kill import SAVED, kill_after
+from commands import kill_after, without_drawing
 from foveal.cli import app
 from foveal.files import sha256_file
 from small_runs import CLASSES, epochs, events, flags, quicken_plots
@@ -35,13 +35,13 @@ def test_killed_in_the_second_fold_the_same_command_comes_to_the_same_end(
     assert CliRunner().invoke(app, command(whole)).exit_code == 0
 
     # A checkpoint at the end of each epoch: the third is in the midst of the second fold.
-    kill_after(SAVED, 3, command(killed))
+    kill_after("foveal.training.fit:_Loop:save_last", 3, command(killed), without_drawing)
     assert (killed / "runs" / "fold-2" / "checkpoints" / "last.ckpt").is_file()
     assert not (killed / "runs" / "fold-2" / "bundle").exists()
     assert not (killed / "runs" / "fold-3").exists()
     first = sha256_file(killed / "runs" / "fold-1" / "log.jsonl")
 
-    kill_after("foveal.experiments.crossval.folds::vote_on_test", 1, command(killed))
+    kill_after("foveal.experiments.crossval.folds::vote_on_test", 1, command(killed), without_drawing)
     assert (killed / "evaluation" / "test-soft" / "metrics.json").is_file()
     assert not (killed / "summary.json").exists()
 

@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,20 +15,25 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import foveal
+from commands import Command, SmallDisk, SmallMemory, without_drawing
 from foveal.cli import app
 from foveal.errors import InterruptedRunError
 from foveal.files import sha256_file
 from foveal.progress import Silence
 from foveal.training import checkpoint
-from small_runs import CLASSES, TINY, copy_of, epochs, events, flags
+from small_runs import CLASSES, TINY, copy_of, epochs, events, flags, quicken_plots
 
-FOVEAL = [sys.executable, "-m", "foveal"]
 PATIENCE_SECONDS = 180
 """Of a run that takes five to ten on an idle machine."""
 LONGEST_SECONDS_TO_TELL = 60
 OVERRIDES = (*TINY, "model.head.dropout=0.4", "train.batch_size=8")
 
 _made: dict[str, Path] = {}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken_plots(monkeypatch)
 
 
 class StopAfter(Silence):
@@ -57,35 +60,30 @@ def stopped(make_images: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     return copy_of(_made["stopped"], tmp_path / "run")
 
 
-def said_by(done: subprocess.CompletedProcess[str]) -> str:
+def said_by(status: int | None, out: str, err: str) -> str:
     """What a process that failed said, as one line; it must be ours, and not a traceback."""
-    assert done.returncode == 1, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    return " ".join(done.stderr.split())
+    assert status == 1, err
+    assert out == ""
+    assert "Traceback" not in err
+    return " ".join(err.split())
 
 
 def test_row_4_a_full_disk_leaves_the_checkpoints_and_the_run_goes_on_where_there_is_room(stopped: Path) -> None:
     checkpoints = stopped / "checkpoints"
     size = (checkpoints / "last.ckpt").stat().st_size
     before = sha256_file(checkpoints / "last.ckpt")
-
-    def fill_the_disk() -> None:
-        # What a write meets at this limit is what a full disk gives; everything else that a run writes is smaller.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    command = [*FOVEAL, "train", "--out", str(stopped), "--resume"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, preexec_fn=fill_the_disk
-    )
-    said = said_by(done)
+    command = ["train", "--out", str(stopped), "--resume"]
+    # Everything else that a run writes is smaller than half a checkpoint.
+    with Command(command, SmallDisk(size // 2)) as process:
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        said = said_by(process.returncode, out, err)
     assert ".ckpt could not be written" in said
     assert "free some space" in said
     assert sha256_file(checkpoints / "last.ckpt") == before
     assert {file.name for file in checkpoints.iterdir()} <= {"last.ckpt", "previous.ckpt", "best.ckpt", "origin.json"}
     for file in checkpoints.glob("*.ckpt"):
         checkpoint.load(file)
-    assert CliRunner().invoke(app, command[3:]).exit_code == 0
+    assert CliRunner().invoke(app, command).exit_code == 0
     weights = Path("bundle") / "model.safetensors"
     assert sha256_file(stopped / weights) == sha256_file(_made["whole"] / weights)
 
@@ -134,33 +132,14 @@ def test_row_6_a_truncated_checkpoint_gives_way_to_the_one_before_and_is_told(st
     assert epochs(stopped) == epochs(_made["whole"])
 
 
-# The limit is set when everything is loaded: the libraries alone take gigabytes of addresses.
-SHORT_OF_MEMORY = """
-import resource, sys
-import kornia, lightning.fabric, timm, torch
-from foveal.cli import main
-with open("/proc/self/status") as status:
-    (used_kib,) = (int(line.split()[1]) for line in status if line.startswith("VmSize"))
-limit = (used_kib << 10) + (int(sys.argv.pop(1)) << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-sys.argv[0] = "foveal"
-main()
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_row_13_memory_that_runs_out_says_what_to_lower(make_images: Callable[..., Path], tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", CLASSES, num_per_class=12)
     large = flags("data.image_size=768", "train.batch_size=24")
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT_OF_MEMORY, "900", "train", str(images), "--out", str(tmp_path / "run"), *large],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
-    )
-    said = said_by(done)
+    command = ["train", str(images), "--out", str(tmp_path / "run"), *large]
+    with Command(command, SmallMemory(900 << 20)) as process:
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        said = said_by(process.returncode, out, err)
     assert "Memory ran out with train.batch_size=24 at data.image_size=768." in said
     assert "halve train.batch_size" in said
 
@@ -189,22 +168,17 @@ def test_row_14_a_worker_that_is_killed_is_told_soon_and_none_is_left_behind(tmp
             # Large enough for a reading that a busy machine does not miss.
             pixels = draw.integers(0, 256, (96, 96, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(images / name / f"{number}.bmp")
-    command = [*FOVEAL, "train", str(images), "--out", str(tmp_path / "run"), *flags("data.num_workers=2")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["train", str(images), "--out", str(tmp_path / "run"), *flags("data.num_workers=2")]
     workers: set[int] = set()
-    try:
+    with Command(command) as process:
         deadline, killed = time.monotonic() + PATIENCE_SECONDS, 0
-        while not killed and time.monotonic() < deadline and process.poll() is None:
+        while not killed and time.monotonic() < deadline and process.returncode is None:
             workers.update(children_of(process.pid))
             killed = next((pid for pid in workers if reads_within(pid, images)), 0)
         assert killed, process.communicate(timeout=PATIENCE_SECONDS)
         os.kill(killed, signal.SIGKILL)
         out, err = process.communicate(timeout=LONGEST_SECONDS_TO_TELL)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    said = said_by(subprocess.CompletedProcess(command, process.returncode, out, err))
+        said = said_by(process.returncode, out, err)
     assert "A process that decodes images ended by signal SIGKILL while it read one of" in said
     assert "memory ran out" in said
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "all workers have ended"
@@ -214,15 +188,10 @@ def test_row_15_of_two_processes_that_start_at_once_one_works_and_the_other_says
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     images, run = make_images(tmp_path / "images", CLASSES, num_per_class=12), tmp_path / "run"
-    command = [*FOVEAL, "train", str(images), "--out", str(run), *flags("train.epochs=2")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
+    command = ["train", str(images), "--out", str(run), *flags("train.epochs=2")]
+    with Command(command, without_drawing) as one, Command(command, without_drawing) as other:
+        both = [one, other]
         ends = [process.communicate(timeout=PATIENCE_SECONDS) for process in both]
-    finally:
-        for process in both:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
     assert sorted(process.returncode for process in both) == [0, 1], ends
     winner, loser = sorted(zip(both, ends, strict=True), key=lambda pair: pair[0].returncode)
     said = " ".join(loser[1][1].split())

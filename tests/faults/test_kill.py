@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,35 +11,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from commands import Command, kill_after
 from foveal.cli import app
 from foveal.files import sha256_file
 from foveal.types import SPLITS
-from small_runs import CLASSES, epochs, events, flags
+from small_runs import CLASSES, epochs, events, flags, quicken_plots
 
 MakeImages = Callable[..., Path]
 
-# The command itself, with a wire that kills it for good right after the n-th call of a function.
-TRAPPED = """
-import os, signal, sys
-from importlib import import_module
-
-module, name, attribute, count = sys.argv[1].split(":")
-owner = import_module(module)
-owner = getattr(owner, name) if name else owner
-whole, calls = getattr(owner, attribute), iter(range(1, 1000))
-
-def trapped(*args, **kwargs):
-    result = whole(*args, **kwargs)
-    if next(calls) == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(owner, attribute, trapped)
-sys.argv = ["foveal", *sys.argv[2:]]
-from foveal.cli import main
-main()
-"""
 SAVED = "foveal.training.fit:_Loop:save_last"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken_plots(monkeypatch)
 
 
 @pytest.fixture
@@ -53,13 +36,6 @@ def words(images: Path, run: Path) -> list[str]:
     """Three epochs of three steps, with a checkpoint after every step."""
     settings = flags("model.head.dropout=0.4", "train.batch_size=8", "train.checkpoint_minutes=0.0000001")
     return ["train", str(images), "--out", str(run), *settings]
-
-
-def kill_after(trap: str, count: int, command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TRAPPED, f"{trap}:{count}", *command], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_killed_within_an_epoch_and_at_its_end_it_comes_to_the_same_end(images: Path, tmp_path: Path) -> None:
@@ -111,22 +87,15 @@ def test_killed_between_the_files_of_a_frozen_backbone_it_comes_to_the_same_end(
 def test_sigterm_from_outside_saves_and_ends_with_143(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [*words(images, run), "--set", "train.epochs=1000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "foveal", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
+    with Command(command) as process:
         deadline = time.monotonic() + 100
         while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()
+            assert process.returncode is None, process.communicate(timeout=0)
             time.sleep(0.05)
         # While it works there, another one keeps out, and so does a measurement.
         busy = CliRunner().invoke(app, ["train", "--out", str(run), "--resume"])
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
     assert busy.exit_code == 1
     assert f"Another process (pid {process.pid}) is working in {run}" in " ".join(busy.stderr.split())
     assert process.returncode == 143

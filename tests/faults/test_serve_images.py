@@ -1,12 +1,14 @@
-"""Rows 8-10, 18-31 and 54 against the real server: what an image file can be, over real sockets."""
+"""Rows 8-10, 18-31, 39 and 54 against the real server: what an image file can be, over real sockets."""
 
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 import foveal
 import image_factory as factory
@@ -41,11 +43,26 @@ TAKEN = {
 }
 NUM_MUTATED, IN_ONE_REQUEST = 4_000, 32
 RAW = {"content-type": "application/octet-stream"}
+HOSTILE = "<img src=x onerror=alert(1)>"
+NAMES = {
+    "composed": unicodedata.normalize("NFC", "ä é.png"),
+    "decomposed": unicodedata.normalize("NFD", "ä é.png"),
+    "dash": "-rf.png",
+    "255 bytes": "ü" * 125 + "a.png",
+    "spaces": " a  b.png ",
+    "percent": "50%25.png",
+    "separator": "a\u2028;b=c,'.png",
+    "backslash": "a\\b.png",
+    "path": "../../etc/passwd",
+    "formula": "=HYPERLINK(1)",
+    "markup": f"{HOSTILE}.png",
+    "other scripts": "\u540d\u524d\U0001f600.png",
+}
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_export(tmp_path_factory.mktemp("exports") / "signs")
+    return write_export(tmp_path_factory.mktemp("exports") / "signs", class_names=("discs", HOSTILE, "=1+1"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +93,108 @@ def test_whatever_can_be_read_has_the_answer_of_python(client: httpx.Client, exp
         said = reply.json()["predictions"][0]
         difference = np.abs(np.array(list(said["probabilities"].values())) - prediction.probabilities).max()
         assert difference < 1e-6, kind
+
+
+def test_row_20_a_jpeg_damaged_in_the_middle_has_the_answer_of_python(client: httpx.Client, export: Path) -> None:
+    """libjpeg decodes it without a word; the server decodes as everything else does, and knows no more."""
+    whole = factory.jpeg(factory.scene(96, 64), quality=90)
+    middle = len(whole) // 2
+    damaged = [whole[:middle] + b"U" * 40 + whole[middle + 40 :], whole[:middle] + whole[middle + 60 :]]
+    expected = OnnxPredictor(export)([whole, *damaged])
+    assert isinstance(expected, list)
+    for content, prediction in zip(damaged, expected[1:], strict=True):
+        assert np.abs(prediction.probabilities - expected[0].probabilities).max() > 1e-4, "nothing was damaged"
+        reply = client.post("/v1/predict", content=content, headers=RAW)
+        assert (reply.status_code, prediction.status) == (200, "ok")
+        said = reply.json()["predictions"][0]
+        assert np.abs(np.array(list(said["probabilities"].values())) - prediction.probabilities).max() < 1e-6
+    # Where its end is missing too, both say so, in the same words.
+    cut = damaged[0][: -len(whole) // 4]
+    refused, told = OnnxPredictor(export)(cut), client.post("/v1/predict", content=cut, headers=RAW)
+    assert isinstance(refused, Prediction)
+    assert told.status_code == 422
+    assert told.json()["detail"] in refused.reason
+
+
+def test_row_31_names_come_back_as_they_were_sent(client: httpx.Client) -> None:
+    """In the order of the images; neither normalised, nor decoded, nor used as a path."""
+    content = factory.saved(SMALL, "PNG")
+    assert len(NAMES["255 bytes"].encode()) == 255
+    files = [("image", (name, content)) for name in NAMES.values()]
+    reply = client.post("/v1/predict", files=files)
+    assert [each["name"] for each in reply.json()["predictions"]] == list(NAMES.values())
+    # Browsers and curl write quotes and ends of lines as %22, %0A and %0D (HTML, "multipart/form-data encoding").
+    for name, sent in (('q"uote\n.png', "q%22uote%0A.png"), ("a\r\nb: c\r\n\r\n.png", "a%0D%0Ab: c%0D%0A%0D%0A.png")):
+        (said,) = client.post("/v1/predict", files={"image": (name, content)}).json()["predictions"]
+        assert said["name"] == sent
+    # Whoever escapes them as in a quoted string (RFC 7578) has them back; a name that is no UTF-8 is read as Latin-1.
+    for words, name in (
+        (b'"q\\"uote.png"', 'q"uote.png'),
+        ("n\u00e4m\u00e9.png".encode("latin-1"), "n\u00e4m\u00e9.png"),
+    ):
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename=' + words
+        raw = head + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
+        reply = client.post("/v1/predict", content=raw, headers={"content-type": "multipart/form-data; boundary=b"})
+        assert reply.json()["predictions"][0]["name"] == name
+    (said,) = client.post("/v1/predict", files={"image": ("x" * 3000, content)}).json()["predictions"]
+    assert said["name"] == "x" * 1024
+
+
+def test_row_39_markup_in_classes_names_and_questions_is_never_shown_as_a_page(client: httpx.Client) -> None:
+    content = factory.saved(SMALL, "PNG")
+    good = client.post("/v1/predict", files={"image": (HOSTILE, content)})
+    assert HOSTILE in good.json()["predictions"][0]["probabilities"]
+    assert good.json()["predictions"][0]["name"] == HOSTILE
+    models = client.get("/v1/models")
+    assert HOSTILE in models.json()["models"][0]["class_names"]
+    refused = [
+        client.post("/v1/predict", files={"image": (HOSTILE, HOSTILE.encode())}),
+        client.post("/v1/predict", params={"tta": HOSTILE[:16]}, files={"image": content}),
+        client.post("/v1/predict", params={HOSTILE: HOSTILE}, files={"image": content}),
+        client.post("/v1/predict", content=content, headers={"content-type": f"text/html; {HOSTILE}"}),
+        client.post("/v1/predict", files={HOSTILE: content}),
+        client.get(f"/v1/models/{HOSTILE}/predict"),
+        client.get(f"/{HOSTILE}"),
+        client.get(f"/assets/{HOSTILE}.js"),
+        client.get("/v1/models", headers={"Origin": HOSTILE}),
+        client.get("/v1/models", headers={"Host": "<img>"}),
+    ]
+    for reply in (good, models, *refused):
+        is_good = reply.status_code == 200
+        assert is_good == (reply in (good, models))
+        assert reply.headers["content-type"] == f"application/{'json' if is_good else 'problem+json'}"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert not any(HOSTILE in value for value in reply.headers.values())
+
+
+def test_files_that_are_small_and_pictures_that_are_not_are_answered_in_bounded_time(client: httpx.Client) -> None:
+    """Row 22 within the cap, and row 29 with hundreds of pages and frames: of these, the first alone is read."""
+    bits, pages = factory.saved(Image.new("1", (5_000, 5_000)), "PNG"), factory.multipage_tiff(600)
+    frames = factory.animated_gif(2_000)
+    assert len(bits) < 20_000
+    for content in (bits, pages, frames):
+        start = time.monotonic()
+        assert client.post("/v1/predict", content=content, headers=RAW).status_code == 200
+        assert time.monotonic() - start < 5.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
+def test_large_pictures_leave_no_memory_behind(export: Path) -> None:
+    """The C library would keep for each decoder what its largest picture took."""
+    large = factory.saved(Image.new("1", (60_000, 600)), "PNG")
+    with foveal.Server(export) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+        (worker,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(encoding="ascii").split()
+
+        def resident_mib() -> int:
+            lines = Path(f"/proc/{worker}/status").read_text(encoding="ascii").splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+
+        before = resident_mib()
+        for _ in range(2):
+            reply = client.post("/v1/predict", files=[("image", large)] * 4)
+            assert {each["status"] for each in reply.json()["predictions"]} == {"ok"}
+        assert resident_mib() - before < 64
 
 
 def test_row_54_mutated_images_are_answered_or_refused_and_nothing_breaks(client: httpx.Client) -> None:

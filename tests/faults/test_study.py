@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import foveal
+from commands import Command, Meeting, kill_after, without_drawing
 from foveal.cli import app
 from foveal.errors import ArtifactError
 from foveal.files import sha256_file
@@ -24,7 +25,6 @@ from small_study import (
     postgres_server,
     quicken_study,
     small_study,
-    start_worker,
     trials_of,
     words,
 )
@@ -44,12 +44,6 @@ def whole(make_images: MakeImages, tmp_path_factory: pytest.TempPathFactory) -> 
     return small_study(make_images, tmp_path_factory)
 
 
-def kill_at(trap: str, command: list[str]) -> None:
-    worker = start_worker(command, trap)
-    _, err = worker.communicate(timeout=300)
-    assert worker.returncode == -signal.SIGKILL, err
-
-
 def figures(study: Path) -> list[tuple[Any, Any]]:
     rows = json.loads((study / "summary.json").read_text())["rows"]
     return [(row["values"], row["reported"]) for row in rows]
@@ -59,14 +53,14 @@ def test_a_study_killed_three_times_ends_with_exactly_its_trials(whole: Path, tm
     images, study = whole.parent / "images", tmp_path / "a study"
     command = words(images, whole.parent / "space.yaml", study, "--trials", str(NUM_TRIALS))
     # In the second trial, when the first of its two epochs is saved, and nobody was told of it.
-    kill_at(f"{SAVED}:3", command)
+    kill_after(SAVED, 3, command, without_drawing)
     assert [trial.state.name for trial in trials_of(study)] == ["COMPLETE", "RUNNING"]
     assert trials_of(study)[1].intermediate_values == {}
     # It goes on, and dies when its last epoch is saved.
-    kill_at(f"{SAVED}:1", command)
+    kill_after(SAVED, 1, command, without_drawing)
     assert trials_of(study)[1].intermediate_values == {}
     # It is evaluated, and the worker dies again before the trial's weights are removed.
-    kill_at(f"{ENDED}:1", command)
+    kill_after(ENDED, 1, command, without_drawing)
     assert [trial.state.name for trial in trials_of(study)] == ["COMPLETE", "COMPLETE"]
     assert (study / "runs" / "trial-0001" / "checkpoints" / "last.ckpt").exists()
 
@@ -87,16 +81,12 @@ def test_sigint_saves_and_the_same_command_goes_on(whole: Path, tmp_path: Path) 
     study = tmp_path / "study"
     command = words(whole.parent / "images", whole.parent / "space.yaml", study, "--trials", "1")
     command += ["--set", "train.epochs=1000"]
-    worker = start_worker(command)
-    try:
+    with Command(command) as worker:
         while not (study / "runs" / "trial-0000" / "metrics.csv").exists():
-            assert worker.poll() is None, worker.communicate()
+            assert worker.returncode is None, worker.communicate(timeout=0)
             time.sleep(0.05)
         worker.send_signal(signal.SIGINT)
         out, err = worker.communicate(timeout=120)
-    finally:
-        worker.kill()
-        worker.wait()
     assert worker.returncode == 130, err
     assert out == ""
     assert "the same command goes on with the study" in " ".join(err.split())
@@ -145,18 +135,13 @@ def test_a_database_without_the_study_is_not_taken_for_a_new_one(whole: Path, tm
 def share(images: Path, space: Path, study: Path, num_trials: int, *more: str) -> list[str]:
     """Let two workers share a study, both from its first trial on; gives what they said."""
     command = words(images, space, study, "--trials", str(num_trials), *more)
-    place = Path(tempfile.mkdtemp(dir=study.parent))
-    workers = [start_worker(command, f"meet {place}") for _ in range(2)]
+    together = Meeting(Path(tempfile.mkdtemp(dir=study.parent)))
     told = []
-    try:
-        for worker in workers:
+    with Command(command, without_drawing, together) as one, Command(command, without_drawing, together) as other:
+        for worker in (one, other):
             out, err = worker.communicate(timeout=500)
             assert worker.returncode == 0, err
             told.append(out)
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
     return told
 
 

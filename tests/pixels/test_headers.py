@@ -169,10 +169,10 @@ def test_what_would_keep_a_decoder_busy_is_refused_quickly() -> None:
         "chunks": factory.png(1, 1, 8, 0, b"\0", before=factory.chunk(b"teST", b"") * MAX_PNG_CHUNKS),
     }
     for words, content in contents.items():
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(ImageRejectedError, match=words):
             decode(content)
-        assert time.perf_counter() - start < 1.0
+        assert time.thread_time() - start < 1.0
 
 
 def test_jpegs_that_are_odd_but_right() -> None:

@@ -34,6 +34,31 @@ def test_its_own_names_are_known(host: str) -> None:
     ACCESS.check_host(headers(host=host), "192.168.1.5")
 
 
+def test_its_own_address_is_known_however_the_system_writes_it() -> None:
+    for host, local in (
+        ("192.168.1.5:1", "::ffff:192.168.1.5"),
+        ("[fe80::1]:1", "fe80::1%eth0"),
+        ("[2001:db8::5]", "2001:db8::5"),
+    ):
+        ACCESS.check_host(headers(host=host), local)
+    with pytest.raises(RefusedError):
+        ACCESS.check_host(headers(host="192.168.1.6"), "::ffff:192.168.1.5")
+
+
+def test_a_head_is_small_and_gives_one_length() -> None:
+    ACCESS.check_head(headers(a="b" * 16_000))
+    ACCESS.check_head(headers(content_length="3", x="chunked"), b"/" * 16_000)
+    for head, target, status in (
+        (headers(a="b" * 16_384), b"", 431),
+        (headers(a="b" * 8_000), b"/" * 8_500, 431),
+        (headers(a="b") * 101, b"", 431),
+        (headers(content_length="3", transfer_encoding="chunked"), b"/", 400),
+    ):
+        with pytest.raises(RefusedError) as refusal:
+            ACCESS.check_head(head, target)
+        assert refusal.value.problem.status == status
+
+
 @pytest.mark.parametrize(
     "host",
     ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.6", "localhost@evil.example",
@@ -70,8 +95,8 @@ def test_its_own_page_and_allowed_ones_may_ask_and_no_other() -> None:
         ACCESS.check_origin(twice)
 
 
-def test_the_token_opens_all_and_without_it_only_health_and_the_page_are_open() -> None:
-    for path in ("/healthz", "/", "/assets/page.js"):
+def test_the_token_opens_all_and_without_it_only_health_the_page_and_the_description_are_open() -> None:
+    for path in ("/healthz", "/", "/assets/page.js", "/docs", "/openapi.json"):
         ACCESS.check_token([], path)
     for kind in ("Bearer", "bearer"):
         ACCESS.check_token(headers(authorization=f"{kind} {TOKEN}"), "/v1/models")
@@ -84,7 +109,7 @@ def test_the_token_opens_all_and_without_it_only_health_and_the_page_are_open() 
         f"Bearer {TOKEN.lower()}",
         "Bearer é",
     ]
-    for path in ("/v1/models", "/v1/predict", "/metrics", "/readyz", "/docs", "/openapi.json", "/healthz/", "//"):
+    for path in ("/v1/models", "/v1/predict", "/metrics", "/readyz", "/docs/", "/openapi.json/", "/healthz/", "//"):
         for value in wrong:
             with pytest.raises(RefusedError) as refusal:
                 ACCESS.check_token(headers(authorization=value), path)

@@ -124,6 +124,7 @@ def test_what_is_wrong_with_a_request_is_said(client: httpx.Client) -> None:
     assert "'fip'" in problem(client.post("/v1/predict?tta=fip", files=image), 422).detail
     assert "shade" in problem(client.post("/v1/predict?shade=1", files=image), 422).detail
     problem(client.post("/v1/predict?heatmap=perhaps", files=image), 422)
+    assert "tta: may come once" in problem(client.post("/v1/predict?tta=none&tta=flip", files=image), 422).detail
     problem(client.post("/v1/predict?tta=65", files=image), 422)
     problem(client.post("/v1/models/none/predict", files=image), 404)
     assert "'image'" in problem(client.post("/v1/predict", files={"file": png(3)}), 400).detail
@@ -189,11 +190,29 @@ def test_the_page_of_the_interface_needs_nothing_from_elsewhere(client: httpx.Cl
     assert reply.status_code == 200
     assert not re.search(r'(?:src|href)="(?:https?:)?//', reply.text)
     assert "<script" not in reply.text
+    assert reply.text.count("<main>") == reply.text.count("</main>") == 1  # a screen reader goes by landmarks
     assert "style-src 'sha256-" in reply.headers["content-security-policy"]
     for path in client.get("/openapi.json").json()["paths"]:
         assert path in reply.text
     for code in KINDS:
         assert f'id="{code}"' in reply.text
+
+
+def test_the_description_is_open_where_there_is_a_token_and_the_same_whatever_is_served(exports: list[Path]) -> None:
+    """A browser sends no token when it opens a page; what it gets therefore says nothing of models, limits or paths."""
+    found: list[dict[str, bytes]] = []
+    for export, overrides in ((exports[0], []), (exports[1], ["serve.max_images=7", "serve.allowed_hosts=[lab.lan]"])):
+        with foveal.Server(export, token="a-token-of-enough-letters", overrides=overrides) as server:
+            replies = {path: httpx.get(f"{server.url}{path}") for path in ("/docs", "/openapi.json")}
+            assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert {reply.status_code for reply in replies.values()} == {200}
+        found.append({path: reply.content for path, reply in replies.items()})
+    assert found[0] == found[1]
+    assert b"Needs the token" in found[0]["/docs"]
+    tree = json.loads(found[0]["/openapi.json"])
+    assert {path for path, ways in tree["paths"].items() for way in ways.values() if "security" not in way} == {
+        "/healthz"
+    }
 
 
 def test_the_page_and_its_files_are_kept_by_browsers_and_asked_about(client: httpx.Client) -> None:

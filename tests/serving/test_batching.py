@@ -196,10 +196,10 @@ def test_decoding_runs_ahead_by_so_much_and_no_more(make_bench: Callable[..., Be
     work.may_compute.clear()
     bench.submit(1, work, [png()] * 50)
     assert work.is_computing.wait(PATIENCE_SECONDS)
-    time.sleep(0.1)
     # In the works, ready, and in the hands of two decoders.
-    assert bench.pipeline._num_ahead_views == 6
-    assert len(bench.pipeline._waiting) == 44
+    until(lambda: (bench.pipeline._num_ahead_views, len(bench.pipeline._waiting)) == (6, 44))
+    time.sleep(0.1)
+    assert (bench.pipeline._num_ahead_views, len(bench.pipeline._waiting)) == (6, 44)
     work.may_compute.set()
     bench.wait_for(1)
     assert sum(bench.sizes) == 50

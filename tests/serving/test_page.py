@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import unicodedata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,27 @@ def test_the_table_is_whole_and_runs_nothing(opened: Any, page_address: str, pic
     failed = rows["'-broken.jpg"]
     assert (failed["status"], failed["p_discs"]) == ("failed", "")
     assert failed["reason"]
+
+
+def test_every_name_is_shown_and_downloaded_as_it_is(opened: Any, page_address: str, tmp_path: Path) -> None:
+    """Row 31: also those that no form can carry unchanged, for the page asks its own files what they are called."""
+    folder = tmp_path / "names"
+    folder.mkdir()
+    names = [*(unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")), "two\nlines.png", "q\"uote, 's.png"]
+    names += ["-dash.png", "ü" * 125 + "a.png", "50%22.png", "\u202ereversed.png", " spaces .png", "back\\slash.png"]
+    for number, name in enumerate(names):
+        draw(number, 24, 24).save(folder / name)
+    tab = opened(page_address)
+    give(tab, [folder / name for name in names])
+    paths = tab.locator("#cards > li").evaluate_all("all => all.map(li => [li.dataset.path, li.dataset.state])")
+    assert sorted(paths) == sorted([name, "done"] for name in names)
+    assert set(tab.locator("#cards h3").all_text_contents()) == set(names)
+    with tab.expect_download() as download:
+        tab.click("#download")
+    text = Path(download.value.path()).read_bytes().decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert sorted(row["path"] for row in rows) == sorted(map(neutral_cell, names))
+    assert {(row["status"], row["model"]) for row in rows} == {("ok", "with map")}
 
 
 def test_true_classes_and_the_accuracy(opened: Any, page_address: str, tmp_path: Path) -> None:

@@ -43,7 +43,13 @@ def test_hands_on_the_keyboard_alone(opened: Any, page_address: str, pictures: l
     step_to("model")
     tab.keyboard.press("ArrowDown")
     assert tab.locator("#model").input_value() == "without"
-    tab.keyboard.press("ArrowUp")
+    for key in ("ArrowDown", "ArrowUp"):
+        tab.focus("#model")
+        tab.keyboard.press(key)
+        step_to("again")
+        tab.keyboard.press("Enter")
+        until(tab, "document.activeElement.id === 'results'")  # the button has gone, and one goes on to the answers
+        settle(tab)
     step_to("range")
     before = tab.evaluate("+document.activeElement.value")
     tab.keyboard.press("ArrowLeft")
@@ -196,7 +202,9 @@ def test_a_busy_server_is_asked_again_and_work_can_be_cancelled(
     until(tab, "document.querySelectorAll('#cards > [data-state=cancelled]').length === 6")
     assert tab.locator("#progress-box").is_hidden()
     tab.unroute("**/predict?*")
-    tab.get_by_role("button", name="Try again").first.click()
+    tab.get_by_role("button", name="Try again").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.tagName") == "ARTICLE"  # whose button it was
     until(tab, "document.querySelectorAll('#cards > [data-state=cancelled]').length === 5")
     settle(tab)
 
@@ -212,13 +220,25 @@ def test_a_token_is_asked_for_and_files_too_large_are_not_sent(
         tab = opened(address, is_ready=False)
         tab.wait_for_selector("#token-form:not([hidden])")
         assert tab.evaluate("document.activeElement.id") == "token"
+        tab.get_by_role("link", name="API").click()
+        assert tab.locator("h1").inner_text().startswith("foveal ")
+        assert "Needs the token" in tab.locator("body").inner_text()
+        tab.set_viewport_size({"width": 390, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.get_by_role("link", name="/openapi.json").click()
+        assert tab.url == f"{address}/openapi.json"
+        assert '"securitySchemes"' in tab.locator("body").inner_text()
+        tab.goto(address)
+        tab.wait_for_selector("#token-form:not([hidden])")
         tab.set_input_files("#files", str(pictures[0]))  # before it may be asked
         tab.keyboard.type("not the right token at all")
         tab.keyboard.press("Enter")
         tab.wait_for_selector("text=does not take this token")
+        assert "token-title" in (tab.get_attribute("#token", "aria-describedby") or "")  # the refusal is read out
         tab.keyboard.type(TOKEN)
         tab.keyboard.press("Enter")
         tab.wait_for_selector("#cards > [data-state=done]")
+        assert tab.evaluate("document.activeElement.id") == "results"
         assert tab.evaluate("sessionStorage.length + localStorage.length") == 1
         assert TOKEN not in tab.url
         sent: list[str] = []

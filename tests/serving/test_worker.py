@@ -121,6 +121,19 @@ def test_it_says_what_the_model_says_in_every_way_of_asking(fast: Path, slow: Pa
     served(test, fast, slow)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks at processes in /proc")
+def test_it_knows_no_token(fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders read what strangers send; whoever breaks one is still not who may ask."""
+    monkeypatch.setenv("FOVEAL_TOKEN", "a-token-of-enough-letters")
+
+    async def test(client: WorkerClient) -> None:
+        environment = Path(f"/proc/{client.pid}/environ").read_bytes()
+        assert b"FOVEAL_CACHE_DIR=" in environment
+        assert b"a-token-of-enough-letters" not in environment
+
+    served(test, fast)
+
+
 def test_wrong_questions_are_refused_and_cost_nothing(fast: Path) -> None:
     async def test(client: WorkerClient) -> None:
         with pytest.raises(ConfigError, match="no model 'nope'"):

@@ -9,6 +9,8 @@ from torch import nn
 
 from foveal.training.averaging import WeightAverage
 
+from .small_training import same_weights
+
 
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -35,15 +37,11 @@ def values(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in [*net.named_parameters(), *net.named_buffers()]}
 
 
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 @pytest.mark.parametrize("decay", [0.5, 0.999])
 def test_it_is_the_average_that_a_loop_by_hand_makes(decay: float) -> None:
     net = network()
     average = WeightAverage(net, decay)
-    assert same(values(average.module), values(net)), "before the first step it is the start"
+    assert same_weights(values(average.module), values(net)), "before the first step it is the start"
     expected: dict[str, torch.Tensor] = {}
     for step in range(25):
         train(net, average, range(step, step + 1))
@@ -58,7 +56,7 @@ def test_it_is_the_average_that_a_loop_by_hand_makes(decay: float) -> None:
         torch.testing.assert_close(found[name].double(), tensor, atol=1e-6, rtol=1e-5)
     assert found["1.num_batches_tracked"] == 25
     assert found["0.places"].tolist() == [0, 1, 2, 3]
-    assert not same(found, values(net))
+    assert not same_weights(found, values(net))
     assert average.num_updates == 25
     assert not average.module.training
     assert not any(parameter.requires_grad for parameter in average.module.parameters())
@@ -90,8 +88,8 @@ def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_been() -> None:
     resumed.load_state_dict(content["average"])
     assert resumed.num_updates == 7
     train(other, resumed, range(7, 20))
-    assert same(values(other), values(net))
-    assert same(values(resumed.module), values(average.module))
+    assert same_weights(values(other), values(net))
+    assert same_weights(values(resumed.module), values(average.module))
 
 
 def test_the_network_has_the_average_for_a_while_and_its_own_again_also_after_an_error() -> None:
@@ -107,7 +105,7 @@ def test_the_network_has_the_average_for_a_while_and_its_own_again_also_after_an
     def validate() -> None:
         with average.swapped(net) as lent:
             assert lent is net
-            assert same(values(net), averaged)
+            assert same_weights(values(net), averaged)
             with torch.inference_mode():
                 assert torch.equal(net.eval()(pixels), reference(pixels))
             assert [id(tensor) for tensor in net.parameters()] == tensors
@@ -116,14 +114,14 @@ def test_the_network_has_the_average_for_a_while_and_its_own_again_also_after_an
 
     with pytest.raises(ZeroDivisionError):
         validate()
-    assert same(values(net), own)
-    assert same(values(average.module), averaged)
+    assert same_weights(values(net), own)
+    assert same_weights(values(average.module), averaged)
     # A training that was interrupted by a validation is the one that was not.
     unswapped, untouched = network(), WeightAverage(network(), 0.99)
     train(unswapped, untouched, range(15))
     train(net, average, range(9, 15))
-    assert same(values(net), values(unswapped))
-    assert same(values(average.module), values(untouched.module))
+    assert same_weights(values(net), values(unswapped))
+    assert same_weights(values(average.module), values(untouched.module))
 
 
 def test_while_it_is_lent_it_can_be_neither_saved_nor_updated() -> None:

@@ -59,10 +59,10 @@ def test_memory_of_child_processes_counts() -> None:
 
 def test_the_share_of_waiting_is_of_all_steps_and_looking_is_cheap() -> None:
     watched = resources.Resources(CPU)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(2000):
         watched.step(waited_seconds=0.25, seconds=1.0)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
     found = watched.to_dict()
     assert found["data_wait_share"] == 0.25
     assert found["peak_gpu_mib"] is None

@@ -14,6 +14,7 @@ from foveal.errors import ConfigError, DataError, FovealError, MissingExtraError
 from foveal.evaluation.latency import BenchImages, BenchPlan, EngineSource, measure_engines
 from foveal.evaluation.latency_figures import ENGINES, EngineName
 from foveal.exported.opening import Export, is_export, open_export
+from foveal.exporting.staging import SCRIPT_FILE
 from foveal.files import write_json
 from foveal.machine import num_cpus
 from foveal.model.bundle import Bundle, EnsembleBundle, open_bundle
@@ -24,7 +25,6 @@ from foveal.run_folder import RunFolder
 MOST_IMAGES = 64
 """Different images that are timed; more would measure the disk."""
 
-SCRIPT_FILE = "model.ts"
 _ALL_ONNX = "onnx"
 _MOST_BATCH, _MOST_THREADS, _MOST_SAMPLES = 4096, 1024, 100_000
 

@@ -56,7 +56,7 @@ class BenchResult:
         if short:
             fewest = min(each.network_ms.num_samples for each in short)
             needs = ", ".join(f"{least} for {name}" for name, least in LEAST_SAMPLES.items())
-            lines.append(f"-: too few images were timed, {fewest:,} at the least; it takes {needs}.")
+            lines.append(f"-: too few images were timed for it, here {fewest:,}; it takes {needs}.")
         return [*lines, *(f"{ENGINES.get(name, name)}: {why}" for name, why in figures.missing.items())]  # type: ignore[call-overload]
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from foveal.api.opening import refuse_unfinished
+from foveal.api.opening import refuse_export, refuse_unfinished
 from foveal.data.manifest import Manifest
 from foveal.errors import ConfigError
 from foveal.explaining.checks import NUM_IMAGES, SanityCheck, check_maps
@@ -265,6 +265,7 @@ def _check_wish(out: Path, inputs: Sequence[str | PathLike[str]], limit: int) ->
 
 def _open(model: str | PathLike[str], method: str, device: str) -> Explainer:
     refuse_unfinished(Path(model))
+    refuse_export(Path(model))
     return Explainer(model, method=method, device=device, num_workers=num_threads())
 
 

@@ -158,11 +158,11 @@ class ExportPlan:
         }
 
     def __str__(self) -> str:
-        calibration = f", calibrated on {self.num_calibration_images:,} other images"
+        calibration = f", calibrated on up to {self.num_calibration_images:,} other images"
         lines = [
             f"model       {self.model}: {self.architecture}",
             f"kind        {self.to}, {self.precision}" + (calibration if self.num_calibration_images else ""),
-            f"proven on   {self.num_images:,} images of {self.source}",
+            f"proven on   up to {self.num_images:,} images of {self.source}",
             f"writes to   {self.out / self.file}",
         ]
         return "\n".join(lines)

@@ -4,6 +4,7 @@ import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,12 @@ def models(pattern: str = "*", *, progress: Progress | None = None) -> ModelList
 
     names = list_names(pattern)
     if not names:
-        raise ConfigError(f"No model matches {pattern!r}.", fix="try a wider pattern, such as '*net*'.")
+        architectures = {name.partition(".")[0] for name in list_names("*")}
+        near = " or ".join(get_close_matches(pattern, sorted(architectures)))
+        raise ConfigError(
+            f"No model matches {pattern!r}." + (f" Near: {near}." if near else ""),
+            fix="try a wider pattern in quotes, such as '*net*'.",
+        )
     progress = progress or Silence()
     counts = _parameter_counts({name.partition(".")[0] for name in names}, progress)
     entries = []

@@ -1,5 +1,6 @@
 """Opening what a verb is given as RUN_OR_BUNDLE."""
 
+import difflib
 import shlex
 from os import PathLike
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from foveal.errors import ArtifactError, ConfigError
 from foveal.exported.opening import is_export
+from foveal.exporting.staging import SCRIPT_FILE
 from foveal.files import read_json
 from foveal.model.bundle_spec import BUNDLE_FILE
 from foveal.progress import Progress, Silence
@@ -30,11 +32,7 @@ def open_predictor(
     """
     path = Path(model)
     refuse_unfinished(path)
-    if is_export(path):
-        raise ArtifactError(
-            f"{path} is an exported model, and the run or bundle that it was made from is wanted here.",
-            fix="give that; foveal predict, serve and bench take exported models.",
-        )
+    refuse_export(path)
     from foveal.inference import Predictor
 
     return Predictor(path, device=device, batch_size=batch_size, num_workers=num_workers, tta=tta)
@@ -91,12 +89,28 @@ def _exported(path: Path, progress: Progress) -> Path:
     return exported_of(path, progress)
 
 
-def refuse_unfinished(path: Path) -> None:
-    """Say of a run or an experiment without a bundle why it has none.
+def refuse_export(path: Path) -> None:
+    """Say of an exported model that it is not wanted here.
 
     Raises:
-        ArtifactError: the training of the run has not come to its end, or the experiment has not, or makes no bundle.
+        ArtifactError: it is one.
     """
+    if is_export(path):
+        raise ArtifactError(
+            f"{path} is an exported model, and the run or bundle that it was made from is wanted here.",
+            fix="give that; foveal predict, serve and bench take exported models.",
+        )
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Say of a path that is not there so, of an export that foveal does not run, and of a run without a bundle.
+
+    Raises:
+        ArtifactError: nothing is there; it was exported for torch or timm; the training of the run has not come to its
+            end, or the experiment has not, or makes no bundle.
+    """
+    _refuse_missing(path)
+    _refuse_for_others(path)
     experiment = ExperimentFolder(path)
     if experiment.settings.is_file() and not (experiment.bundle / BUNDLE_FILE).is_file():
         settings = read_json(experiment.settings)
@@ -113,6 +127,34 @@ def refuse_unfinished(path: Path) -> None:
         raise ArtifactError(
             f"The run {path} has no bundle yet: its training has not come to its end.",
             fix=f"go on with it: foveal train --out {shlex.quote(str(path))} --resume",
+        )
+
+
+def _refuse_missing(path: Path) -> None:
+    if path.exists():
+        return
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [shlex.quote(str(path.with_name(name))) for name in difflib.get_close_matches(path.name, beside)]
+    raise ArtifactError(
+        f"{path}: there is no such file or folder.",
+        fix=f"check the path; did you mean {' or '.join(near)}?" if near else "check the path.",
+    )
+
+
+def _refuse_for_others(path: Path) -> None:
+    """Refuse what `foveal export` wrote for torch and for timm."""
+    if (path / BUNDLE_FILE).is_file():
+        return
+    if path.name == SCRIPT_FILE or (path / SCRIPT_FILE).is_file():
+        folder = shlex.quote(str(path.parent if path.name == SCRIPT_FILE else path))
+        raise ArtifactError(
+            f"{path} is a TorchScript export, which torch.jit.load reads, and foveal does not.",
+            fix=f"give the run or bundle that it was made from; foveal bench RUN --export {folder} times it.",
+        )
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        raise ArtifactError(
+            f"{path} is a folder for timm, which timm.create_model reads, and foveal does not.",
+            fix="give the run or bundle that it was made from; its README.md says how timm takes it.",
         )
 
 

@@ -19,6 +19,9 @@ from foveal.prediction_journal import Journal, open_journal
 from foveal.predictions import expand_inputs, open_table, table_format
 from foveal.progress import Progress, Silence
 
+MOST_FAILURES_NAMED = 3
+"""Files whose reasons are told at the end; the table has all."""
+
 
 def predict(
     model: str | PathLike[str],
@@ -82,7 +85,7 @@ def predict(
     )
     paths = expand_inputs([fspath(text) for text in inputs], stdin or sys.stdin)
     counts: Counter[str] = Counter()
-    num_failed = 0
+    num_failed, failures = 0, list[tuple[str, str]]()
     with (
         _journal(target, _key(predictor, tta), predictor, fresh=force) as journal,
         progress.bar("Predicting", 0, "images") as bar,
@@ -95,13 +98,14 @@ def predict(
                 counts[prediction.predicted] += 1
             else:
                 num_failed += 1
+                failures += [(prediction.path, prediction.reason)] if num_failed <= MOST_FAILURES_NAMED else []
     num_kept = journal.num_kept if journal else 0
     if num_kept:
         progress.say(
             f"{num_kept:,} of these had been predicted before the last run was stopped; they were not done again."
         )
     class_counts = {name: counts[name] for name in predictor.class_names if counts[name]}
-    return PredictResult(counts.total(), num_failed, target, class_counts, num_kept)
+    return PredictResult(counts.total(), num_failed, target, class_counts, num_kept, tuple(failures))
 
 
 @contextmanager

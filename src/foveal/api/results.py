@@ -185,6 +185,7 @@ class PredictResult:
         num_kept: inputs of the above that an earlier run, which was stopped, had done already.
         table: the file that was written, or None where rows went to stdout.
         class_counts: images predicted as each class.
+        first_failures: the first inputs that failed, each with its reason.
     """
 
     num_ok: int
@@ -192,6 +193,7 @@ class PredictResult:
     table: Path | None
     class_counts: Mapping[str, int]
     num_kept: int = 0
+    first_failures: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -201,6 +203,7 @@ class PredictResult:
             "num_kept": self.num_kept,
             "table": str(self.table) if self.table else None,
             "class_counts": dict(self.class_counts),
+            "first_failures": [{"path": path, "reason": reason} for path, reason in self.first_failures],
         }
 
     def _repr_html_(self) -> str:

@@ -14,9 +14,9 @@ from foveal.experiments.tune.ending import BEST, DEFAULT, StudyEnd, is_better_hi
 from foveal.experiments.tune.opening import Begun, TuneSettings, begun_with, check_settings
 from foveal.experiments.tune.space import SearchSpace
 from foveal.experiments.tune.space_file import make_space, read_space
-from foveal.experiments.tune.storage import held
 from foveal.experiments.tune.trials import PrunerName, SamplerName, shuffled_grid
 from foveal.experiments.tune.tuning import tune as run_study
+from foveal.file_lock import locked_in_turn
 from foveal.metrics import shown
 from foveal.progress import Progress, Silence
 from foveal.report.page import build_report
@@ -195,22 +195,21 @@ def tune(
     if images is None:
         raise ConfigError("tune needs DATA, or --resume with the --out of a study.", fix="see foveal tune --help.")
     refuse_inside(folder.path, images)
+    shown_to = progress or Silence()
     try:
-        outcome = run_study(images, folder, chosen, settings, progress or Silence(), force=force)
-        report = None if outcome.end is None else _pages(folder)
+        outcome = run_study(images, folder, chosen, settings, shown_to, force=force)
+        report = None if outcome.end is None else _pages(folder, shown_to)
     except InterruptedRunError as stopped:
-        raise InterruptedRunError(
-            stopped.message,
-            signal_number=stopped.exit_code - 128,
-            fix="the same command goes on with the study, trial and epoch where they were.",
+        raise stopped.reworded(
+            fix="the same command goes on with the study, trial and epoch where they were."
         ) from stopped
     monitor = around.train.early_stopping.monitor
     return TuneResult(folder.path, outcome.trials, monitor, outcome.end, report, outcome.notes)
 
 
-def _pages(folder: ExperimentFolder) -> Path:
+def _pages(folder: ExperimentFolder, progress: Progress) -> Path:
     """The pages of the default, of the winner and of the study; one worker at a time writes them."""
-    with held(folder.path / ".end.lock"):
+    with locked_in_turn(folder.path / ".end.lock", f"writing the pages of {folder.path}", progress.say):
         for name in (DEFAULT, BEST):
             run = folder.run(name)
             if not run.report.is_file():
@@ -282,7 +281,7 @@ def _settings(
 def _around(begun: Begun | None, config: Config | str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
     if begun is None or config is not None:
         return read_config(config, overrides)
-    return load(Config, None, overrides, base=begun.base)
+    return load(Config, None, overrides, base=begun.base, is_shared=True)
 
 
 def _space(begun: Begun | None, space: Mapping[str, Any] | str | PathLike[str] | None, around: Config) -> SearchSpace:

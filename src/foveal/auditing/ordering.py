@@ -103,7 +103,7 @@ def _leak(found: Sequence[Finding], context: _Context) -> str:
             parts.append(f"{len(rows):,} of {total:,} {split} images ({_percent(len(rows), total)})")
     where = "training" if found[0].severity == "blocking" else "validation"
     have = "has" if len(found) == 1 else "have"
-    return f"{_listed(parts)} {have} a copy or sibling in {where}{_worst_share(found, context)}."
+    return f"{listed(parts)} {have} a copy or sibling in {where}{_worst_share(found, context)}."
 
 
 def _worst_share(found: Sequence[Finding], context: _Context) -> str:
@@ -283,7 +283,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else "")
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`; at least one."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

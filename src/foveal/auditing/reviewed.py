@@ -70,24 +70,10 @@ def read_corrections(
     for name in ("path", "label"):
         refuse_odd_text(table, name, problems)
     rows = _find(table, manifest, problems)
-    audited = _AuditedLabels(manifest, findings)
     known = {*manifest.class_names, *(name for name in findings.columns["label"] if name is not None)}
     known |= {comparable(name) for name in new_classes}
-    stated: dict[int, tuple[str, int]] = {}
-    is_of_audit = "finding" in table.columns and not is_corrected
-    resolved: dict[str, str | None] = {}
-    for place, (row, text) in enumerate(zip(rows, table.columns["label"], strict=True)):
-        if row is None or not text.strip():
-            continue
-        label = resolved.setdefault(text, _class_of(text, known))
-        if label is None:
-            problems.add(place, f"no class {text!r}{_nearest(text, known)}")
-            continue
-        if is_of_audit and label == audited(row):
-            continue
-        before = stated.setdefault(row, (label, place))
-        if before[0] != label:
-            problems.add(place, f"{label!r} here, and {before[0]!r} in {problems.name(before[1])} for the same sample")
+    audited = _AuditedLabels(manifest, findings) if "finding" in table.columns and not is_corrected else None
+    stated = _stated(table, rows, known, audited, problems)
     if lines := problems.lines():
         raise DataError(
             f"{file} has {len(lines)} fault{'s' if len(lines) != 1 else ''}.",
@@ -103,6 +89,31 @@ def read_corrections(
         tuple(stated[row][0] for row in chosen),
         np.array([table.numbers[stated[row][1]] for row in chosen], dtype=np.int64),
     )
+
+
+def _stated(
+    table: TextTable,
+    rows: Sequence[int | None],
+    known: Collection[str],
+    audited: "_AuditedLabels | None",
+    problems: Problems,
+) -> dict[int, tuple[str, int]]:
+    """The label of each row that the table says something of, and where; `audited` is what says nothing new."""
+    stated: dict[int, tuple[str, int]] = {}
+    resolved: dict[str, str | None] = {}
+    for place, (row, text) in enumerate(zip(rows, table.columns["label"], strict=True)):
+        if row is None or not text.strip():
+            continue
+        label = resolved.setdefault(text, _class_of(text, known))
+        if label is None:
+            problems.add(place, f"no class {text!r}{_nearest(text, known)}")
+            continue
+        if audited is not None and label == audited(row):
+            continue
+        before = stated.setdefault(row, (label, place))
+        if before[0] != label:
+            problems.add(place, f"{label!r} here, and {before[0]!r} in {problems.name(before[1])} for the same sample")
+    return stated
 
 
 def _places(file: Path, header: Sequence[str]) -> dict[str, int]:

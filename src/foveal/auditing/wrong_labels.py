@@ -27,14 +27,12 @@ class Suspect:
         given_probability: what the models gave to the label that it has, 0..1.
         suggested: the class that they gave most to.
         suggested_probability: and how much, 0..1.
-        wrong_probability: that the label is wrong, 0..1.
     """
 
     place: int
     given_probability: float
     suggested: int
     suggested_probability: float
-    wrong_probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,7 @@ def wrong_labels(labels: NDArray[np.int64], logits: Floats) -> list[Suspect]:
     wrong = _wrong_share(given, noise.share, logits.shape[1])
     places = np.flatnonzero(suspected & (top != labels) & (wrong > _MIN_WRONG))
     order = places[np.lexsort((places, given[places]))].tolist()
-    return [
-        Suspect(at, float(given[at]), int(top[at]), float(probabilities[at, top[at]]), float(wrong[at])) for at in order
-    ]
+    return [Suspect(at, float(given[at]), int(top[at]), float(probabilities[at, top[at]])) for at in order]
 
 
 def fit_noise(labels: NDArray[np.int64], logits: Floats, *, seed: int = 0) -> Noise:

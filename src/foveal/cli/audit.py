@@ -1,6 +1,5 @@
 """`foveal audit`: flags and printing; `api/audit.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from foveal.cli.shell import (
     finish,
     progress,
     settings_of,
+    typed,
     verb,
 )
 
@@ -52,9 +52,7 @@ def audit(
         settings = [*settings_of(overrides, seed, device), *(["audit.deep=true"] if deep else [])]
         if dry_run:
             planned = plan_audit(data, out, config=config, overrides=settings, force=force)
-            again = ["--config", str(config)] if config else []
-            again += [word for setting in settings for word in ("--set", setting)]
-            command = shlex.join(["foveal", "audit", data, "--out", str(out), *again])
+            command = typed("audit", [data], {"--out": out, "--config": config, "--set": settings})
             finish(planned.to_dict(), as_json, [str(planned)], [command])
             return
         done = run(data, out, config=config, overrides=settings, force=force, progress=progress())

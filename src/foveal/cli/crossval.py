@@ -1,6 +1,5 @@
 """`foveal crossval`: flags and printing; `api/crossval.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 
@@ -60,11 +60,9 @@ def crossval(
         settings = settings_of(overrides, seed, device)
         if dry_run:
             planned = plan_crossval(data, folds=folds, repeats=repeats, config=config, overrides=settings)
-            words = ["foveal", "crossval", data, *(["--folds", str(folds)] if folds else [])]
-            words += [*(["--repeats", str(repeats)] if repeats > 1 else []), "--out", str(out)]
-            words += [*(["--config", str(config)] if config else [])]
-            words += [word for setting in settings for word in ("--set", setting)]
-            finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
+            flags = {"--folds": folds, "--repeats": repeats if repeats > 1 else None, "--out": out}
+            command = typed("crossval", [data], {**flags, "--config": config, "--set": settings})
+            finish(planned.to_dict(), as_json, [str(planned)], [command])
             return
         done = run(
             data,

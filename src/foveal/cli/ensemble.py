@@ -1,6 +1,5 @@
 """`foveal ensemble`: flags and printing; `api/ensemble.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +21,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 
@@ -59,10 +59,8 @@ def ensemble(
         settings = settings_of(overrides, seed, None)
         if dry_run:
             planned = plan_ensemble(models, vote=vote, data=data, config=config, overrides=settings)
-            words = ["foveal", "ensemble", *map(str, models), "--vote", vote, *(["--data", data] if data else [])]
-            words += [*(["--config", str(config)] if config else []), "--out", str(out)]
-            words += [word for setting in settings for word in ("--set", setting)]
-            finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
+            flags = {"--vote": vote, "--data": data, "--config": config, "--out": out, "--set": settings}
+            finish(planned.to_dict(), as_json, [str(planned)], [typed("ensemble", [*map(str, models)], flags)])
             return
         done = run(
             models,

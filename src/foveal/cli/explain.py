@@ -5,9 +5,22 @@ from typing import Annotated
 
 import typer
 
-from foveal.cli.shell import AsJson, Debug, Device, DryRun, Force, app, examples, finish, progress, typed, verb
+from foveal.cli.shell import (
+    AsJson,
+    Debug,
+    Device,
+    DryRun,
+    Force,
+    app,
+    examples,
+    finish,
+    progress,
+    reasons,
+    typed,
+    verb,
+)
 
-MOST_INPUTS_NAMED = 3
+MOST_INPUTS_NAMED = MOST_FAILURES_NAMED = 3
 
 
 @app.command(
@@ -67,12 +80,18 @@ def explain(
             force=force,
             progress=progress(),
         )
-        lines = [*done.sentences, f"Table: {done.table}", f"Page: {done.page}"]
+        failures = [(image.path, image.reason) for image in done.images if not image.is_ok]
+        lines = [*done.sentences, *reasons(failures[:MOST_FAILURES_NAMED], done.num_failed)]
+        lines += [f"Table: {done.table}", f"Page: {done.page}"]
         lines += [f"Contact sheet: {done.sheet}"] if done.sheet else []
         # A pattern that the shell has written out is not worth a page of names.
         named = inputs if len(inputs) <= MOST_INPUTS_NAMED else ["PHOTOS"]
         other = "gradcam" if done.method == "hirescam" else "auto"
-        beside = {"--out": out.with_name(f"{out.name}-{other}"), "--method": other, "--class": class_name}
-        finish(done.to_dict(), as_json, lines, [typed("explain", [str(model), *named], beside)])
+        beside = {
+            "--out": out.with_name(f"{out.name}-{other}"), "--method": other, "--class": class_name,
+            "--limit": None if limit == 200 else limit, "--no-check": not check, "--device": device,
+        }  # fmt: skip
+        follow = [typed("explain", [str(model), *named], beside)] if done.num_ok else []
+        finish(done.to_dict(), as_json, lines, follow)
         if done.num_failed and not done.num_ok:
             raise typer.Exit(1)

@@ -22,7 +22,7 @@ def models(
         width = max(len(entry.name) for entry in found)
         lines = [f"{'model':<{width}}  {'parameters':>13}  {'px':>4}  {'at hand':<7}  licence of the weights"]
         for entry in found:
-            at_hand = "yes" if entry.cached else "no"
+            at_hand = ("yes" if entry.cached else "no") if entry.licence else "-"
             sizes = f"{shown_count(entry.num_parameters):>13}  {entry.image_size:>4}"
             lines.append(f"{entry.name:<{width}}  {sizes}  {at_hand:<7}  {entry.licence or '-'}")
         finish(found.to_dict(), as_json, lines, [f"foveal train DATA --out RUN --set model.name={found[0].name}"])

@@ -6,7 +6,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from foveal.cli.shell import AsJson, Debug, Device, DryRun, Force, app, examples, finish, progress, quoted, typed, verb
+from foveal.cli.shell import (
+    AsJson,
+    Debug,
+    Device,
+    DryRun,
+    Force,
+    app,
+    examples,
+    finish,
+    progress,
+    quoted,
+    reasons,
+    typed,
+    verb,
+)
 
 
 @app.command(
@@ -76,11 +90,12 @@ def predict(
         failed = f", {done.num_failed:,} failed" if done.num_failed else ""
         lines = [f"{done.num_ok:,} image{'s' if done.num_ok != 1 else ''} classified{failed}"]
         lines += [f"  {name}: {count:,}" for name, count in done.class_counts.items()]
-        lines += [f"Table: {out}"] if out else []
+        # On stdout each row has told its reason.
+        lines += [*reasons(done.first_failures, done.num_failed), f"Table: {out}"] if out else []
         # Rows on stdout may be on their way into another program.
         stream = sys.stdout if out else sys.stderr
         other_data = "" if is_run_folder(model) else " DATA"
         follow = f"foveal serve {quoted(model)}" if is_export(model) else f"foveal evaluate {quoted(model)}{other_data}"
-        finish(done.to_dict(), as_json, lines, [follow], stream)
+        finish(done.to_dict(), as_json, lines, [follow] if done.num_ok else [], stream)
         if done.num_failed and not done.num_ok:
             raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """`foveal preview`: flags and printing; `api/preview.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from foveal.cli.shell import (
     finish,
     progress,
     settings_of,
+    typed,
     verb,
 )
 
@@ -50,14 +50,12 @@ def preview(
         from foveal.api.preview import preview as run
 
         settings = settings_of(overrides, seed, None)
-        again = ["--config", str(config)] if config else []
-        again += [word for setting in settings for word in ("--set", setting)]
         if dry_run:
             planned = plan_preview(
                 data, out, config=config, overrides=settings, num_samples=samples, num_draws=draws, force=force
             )
-            flags = ["--samples", str(samples), "--draws", str(draws), *(["--policies"] if policies else [])]
-            command = shlex.join(["foveal", "preview", data, "--out", str(out), *flags, *again])
+            flags = {"--out": out, "--samples": samples, "--draws": draws, "--policies": policies}
+            command = typed("preview", [data], {**flags, "--config": config, "--set": settings})
             finish(planned.to_dict(), as_json, [str(planned)], [command])
             return
         done = run(
@@ -80,5 +78,10 @@ def preview(
         lines.append(f"Picture: {done.picture}")
         stated = {"augment.policy", "augment.operations", "augment.albumentations"}
         if not config and not any(setting.partition("=")[0].strip() in stated for setting in settings):
-            again = ["--set", f"augment.policy={done.policy}", *again]
-        finish(done.to_dict(), as_json, lines, [shlex.join(["foveal", "train", data, "--out", "runs/first", *again])])
+            settings = [f"augment.policy={done.policy}", *settings]
+        finish(
+            done.to_dict(),
+            as_json,
+            lines,
+            [typed("train", [data], {"--out": "runs/first", "--config": config, "--set": settings})],
+        )

@@ -123,6 +123,13 @@ def aligned(table: Sequence[Sequence[str]], *, figures: bool = True) -> list[str
     ]
 
 
+def reasons(first: "Sequence[tuple[str, str]]", num_failed: int) -> list[str]:
+    """Why files failed, a line a file; where there are more than `first`, the table names the others."""
+    rest = num_failed - len(first)
+    more = [f"  failed: {rest:,} more; the column `reason` of the table says why"] if rest else []
+    return [*(f"  failed: {path}: {why}" for path, why in first), *more]
+
+
 def headline(split: str, metrics: "SplitMetrics") -> str:
     """One split in a line: accuracy with its interval and the baseline, and the figure that rare classes count in."""
     from foveal.metrics import shown
@@ -156,7 +163,8 @@ def finish(
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
         return
-    for line in (*lines, "Next:" if len(next_commands) == 1 else "Try next:", *(f"  {each}" for each in next_commands)):
+    head = ["Next:" if len(next_commands) == 1 else "Try next:"] if next_commands else []
+    for line in (*lines, *head, *(f"  {each}" for each in next_commands)):
         typer.echo(line, file=stream)
 
 

@@ -1,7 +1,6 @@
 """`foveal split`: flags and printing; `api/split.py` does the work."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 
@@ -102,7 +102,6 @@ def _short_for(**flags: object) -> list[str]:
 def _again(
     data: str, out: Path, config: Path | None, settings: Sequence[str], like: Path | None, *, force: bool
 ) -> str:
-    words = ["foveal", "split", data, "--out", str(out), *(["--config", str(config)] if config else [])]
-    words += [word for setting in settings for word in ("--set", setting)]
-    words += [*(["--like", str(like)] if like else []), *(["--force"] if force else [])]
-    return shlex.join(words)
+    return typed(
+        "split", [data], {"--out": out, "--config": config, "--set": settings, "--like": like, "--force": force}
+    )

@@ -1,6 +1,5 @@
 """`foveal train`: flags and printing; `api/train.py` does the work."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 from foveal.cli.sweep import run_sweep
@@ -143,14 +143,10 @@ def _baseline(data: str | None, config: Path | None, settings: list[str]) -> lis
     """The probe of the same backbone, which costs little, and which every fine-tuning has to beat."""
     if data is None:
         return []
-    again = ["--config", str(config)] if config else []
-    again += [word for setting in settings for word in ("--set", setting)]
-    command = shlex.join(["foveal", "probe", data, "--out", "probe", *again])
+    command = typed("probe", [data], {"--out": "probe", "--config": config, "--set": settings})
     return [f"{command}  # the cheap baseline that fine-tuning has to beat"]
 
 
 def _command(data: str, out: Path | None, config: Path | None, settings: list[str]) -> str:
     """The training that was asked about, to be typed."""
-    again = ["--config", str(config)] if config else []
-    again += [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["foveal", "train", data, "--out", str(out or "RUN"), *again])
+    return typed("train", [data], {"--out": out or "RUN", "--config": config, "--set": settings})

@@ -22,6 +22,7 @@ from foveal.cli.shell import (
     progress,
     quoted,
     settings_of,
+    typed,
     verb,
 )
 
@@ -122,8 +123,6 @@ def _plan(
             "tune --dry-run needs DATA and --space, and no --resume.", fix="foveal tune DATA --space FILE --dry-run"
         )
     planned = plan_tune(space, config=config, overrides=settings, **asked)
-    words = ["foveal", "tune", data, "--space", str(space), "--out", str(out)]
-    words += [word for name, value in asked.items() if value is not None for word in (f"--{name}", str(value))]
-    words += ["--config", str(config)] if config else []
-    words += [word for setting in settings for word in ("--set", setting)]
-    finish(planned.to_dict(), as_json, [str(planned)], [shlex.join(words)])
+    flags = {"--space": space, "--out": out, **{f"--{name}": value for name, value in asked.items()}}
+    command = typed("tune", [data], {**flags, "--config": config, "--set": settings})
+    finish(planned.to_dict(), as_json, [str(planned)], [command])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from foveal.config import plain_yaml
+from foveal.config import plain_yaml, project
 from foveal.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -25,6 +25,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     base: Mapping[str, Any] | None = None,
+    is_shared: bool = False,
 ) -> ModelT:
     """Read a configuration.
 
@@ -33,13 +34,20 @@ def load(
         file: a YAML file, or None for the defaults alone.
         base: what to start from instead of a file, as plain values.
         overrides: `section.key=value` texts, applied in order on top of the file; the value is read as YAML.
+        is_shared: whether file or base may hold sections that only other verbs read, so that one file serves a whole
+            project. They are checked like the others, and left out. An override of one is an error: whoever types it
+            means the verb at hand, where it would change nothing.
 
     Raises:
         ConfigError: with one problem a key, for every key that is unknown or has a wrong value.
     """
     tree = read_yaml(file) if file is not None else copy.deepcopy(dict(base or {}))
-    problems = [problem for text in overrides if (problem := _override(tree, text))]
-    return validate(model, tree, origin=str(file) if file else "the command line", earlier_problems=problems)
+    problems = _take_out_others(model, tree) if is_shared else []
+    for text in overrides:
+        problem = (_read_elsewhere(model, text) if is_shared else None) or _override(tree, text)
+        problems += [problem] if problem else []
+    origin = str(file) if file else "the command line"
+    return validate(model, tree, origin=origin, earlier_problems=problems, is_shared=is_shared)
 
 
 def read_yaml(file: Path) -> Tree:
@@ -62,9 +70,21 @@ def read_yaml(file: Path) -> Tree:
 
 
 def validate(
-    model: type[ModelT], tree: Mapping[str, Any], *, origin: str, earlier_problems: Sequence[str] = ()
+    model: type[ModelT],
+    tree: Mapping[str, Any],
+    *,
+    origin: str,
+    earlier_problems: Sequence[str] = (),
+    is_shared: bool = False,
 ) -> ModelT:
     """Validate a tree of plain values, reporting every problem at once with the nearest known key.
+
+    Args:
+        model: the root model.
+        tree: what was read.
+        origin: where it came from, for the message.
+        earlier_problems: what is wrong with it already.
+        is_shared: whether a key that is unknown may have been meant for a section of another verb.
 
     Raises:
         ConfigError: anything does not fit `model`, or `earlier_problems` is not empty.
@@ -73,7 +93,7 @@ def validate(
     try:
         config = model.model_validate(_without_empty_sections(model, tree))
     except ValidationError as error:
-        problems += _explain_all(model, error)
+        problems += _explain_all(model, error, _other_keys(model) if is_shared else ())
         raise _all_wrong(problems, origin) from error
     if problems:
         raise _all_wrong(problems, origin)
@@ -120,6 +140,39 @@ def _override(tree: Tree, text: str) -> str | None:
     return None
 
 
+def _take_out_others(model: type[BaseModel], tree: Tree) -> list[str]:
+    """Take the sections that only other verbs read out of a tree; returns what is wrong with them."""
+    problems: list[str] = []
+    for section in [key for key in tree if key not in model.model_fields]:
+        if (reader := project.reader_of(section)) is None:
+            continue  # it is nobody's, which validating tells
+        root = reader.model()
+        try:
+            root.model_validate(_without_empty_sections(root, {section: tree.pop(section)}))
+        except ValidationError as error:
+            problems += _explain_all(root, error, ())
+    return problems
+
+
+def _read_elsewhere(model: type[BaseModel], text: str) -> str | None:
+    """What is wrong with an override of a section that only other verbs read."""
+    section = text.partition("=")[0].partition(".")[0]
+    if section in model.model_fields or (reader := project.reader_of(section)) is None:
+        return None
+    return f"--set {text}: {section} is read by {reader.verbs} alone, and would change nothing here"
+
+
+def _other_keys(model: type[BaseModel]) -> list[str]:
+    """Every dotted key that only other verbs read."""
+    others = dict(project.other_sections(model))
+    return [
+        key
+        for root in dict.fromkeys(others.values())
+        for key, _ in known_keys(root)
+        if others.get(key.partition(".")[0]) is root
+    ]
+
+
 def _without_empty_sections(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
     """Drop `train:` with nothing below it, as is left where all its keys are commented out."""
     kept: Tree = {}
@@ -142,7 +195,7 @@ def _all_wrong(problems: Sequence[str], origin: str) -> ConfigError:
     )
 
 
-def _explain_all(model: type[BaseModel], error: ValidationError) -> list[str]:
+def _explain_all(model: type[BaseModel], error: ValidationError, other_keys: Sequence[str]) -> list[str]:
     """One line a dotted key: a field that may be one of several types is one problem, not one a type."""
     branches: dict[str, list[Mapping[str, Any]]] = {}
     for detail in error.errors():
@@ -150,13 +203,14 @@ def _explain_all(model: type[BaseModel], error: ValidationError) -> list[str]:
         if detail["type"] not in _KEY_ERRORS:
             parts = [part for part in parts if not _is_type_tag(part)]
         branches.setdefault(".".join(parts) or "(root)", []).append(detail)
-    return [_explain(model, dotted, details) for dotted, details in branches.items()]
+    keys = [key for key, _ in known_keys(model)]
+    return [_explain(keys, other_keys, dotted, details) for dotted, details in branches.items()]
 
 
-def _explain(model: type[BaseModel], dotted: str, details: Sequence[Mapping[str, Any]]) -> str:
+def _explain(keys: Sequence[str], other_keys: Sequence[str], dotted: str, details: Sequence[Mapping[str, Any]]) -> str:
     kind = details[0]["type"]
     if kind in _KEY_ERRORS:
-        return f"{dotted}: no such key{_nearest(model, dotted)}"
+        return f"{dotted}: no such key{_nearest(keys, other_keys, dotted)}"
     if kind == "missing":
         return f"{dotted}: is required"
     if kind == "value_error":
@@ -171,16 +225,17 @@ def _explain(model: type[BaseModel], dotted: str, details: Sequence[Mapping[str,
     return problem
 
 
-def _nearest(model: type[BaseModel], dotted: str) -> str:
+def _nearest(keys: Sequence[str], other_keys: Sequence[str], dotted: str) -> str:
     """What may have been meant: the same name elsewhere, else a name in the same section that looks alike."""
-    keys = [key for key, _ in known_keys(model)]
+    every = [*keys, *other_keys]
     section, _, name = dotted.rpartition(".")
-    if dotted in keys:  # written as one word in a file
+    if dotted in every:  # written as one word in a file
         return f"; write `{name}:` below `{section}:`"
-    near = [key for key in keys if key.rpartition(".")[2] == name]
+    # Within a section of this verb's, no key of another verb's was meant.
+    near = [key for key in (keys if section else every) if key.rpartition(".")[2] == name]
     if not near:
-        sections = {key[:place] for key in keys for place, letter in enumerate(key) if letter == "."}
-        beside = {key.rpartition(".")[2]: key for key in [*keys, *sections] if key.rpartition(".")[0] == section}
+        sections = {key[:place] for key in every for place, letter in enumerate(key) if letter == "."}
+        beside = {key.rpartition(".")[2]: key for key in [*every, *sections] if key.rpartition(".")[0] == section}
         near = [beside[match] for match in difflib.get_close_matches(name, beside, n=1, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

@@ -6,7 +6,7 @@ of its own (the degrees of a turn, a kernel in pixels, OpenCV's hue), it is kept
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args
+from typing import Annotated, Any, Literal, Self, Union, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -19,7 +19,6 @@ Factor = Annotated[float, Field(gt=0.0, le=10.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Levels = Annotated[float, Field(ge=0.0, le=255.0)]
 OddPixels = Annotated[int, Field(ge=1, le=99)]
-NameT = TypeVar("NameT", bound=str)
 
 
 class OperationConfig(Section):

@@ -27,6 +27,23 @@ PerImage = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 """From a window, uint8 [side, side, 3], and a seed to what takes its place, uint8 [side', side', 3]."""
 
 
+def check_ranks(num_ranks: int, num_images: int) -> None:
+    """Refuse more processes than a step has images.
+
+    Args:
+        num_ranks: processes that train together.
+        num_images: images in a step, over all of them.
+
+    Raises:
+        ConfigError: some would have none.
+    """
+    if num_ranks > num_images:
+        raise ConfigError(
+            f"A step over {num_images} images cannot be shared by {num_ranks} processes: each needs one.",
+            fix="lower train.devices or train.nodes, or raise train.batch_size.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Images that are processed together.
@@ -168,11 +185,7 @@ class TrainingBatches:
         self._batch_size, self._seed, self._num_workers = min(batch_size, len(rows)), seed, num_workers
         self._sampling, self._repeats, self._per_image = sampling, repeats, per_image
         self._rank, self._num_ranks = rank, num_ranks
-        if num_ranks > max(1, self._batch_size):
-            raise ConfigError(
-                f"A step over {self._batch_size} images cannot be shared by {num_ranks} processes: each needs one.",
-                fix="lower train.devices or train.nodes, or raise train.batch_size.",
-            )
+        check_ranks(num_ranks, max(1, self._batch_size))
 
     def __len__(self) -> int:
         return len(self._rows) * self._repeats // self._batch_size

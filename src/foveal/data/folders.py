@@ -1,15 +1,15 @@
 """Folders of class folders, with or without train, val and test above them."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from foveal.data.class_names import exclude_option, name_classes, shortened
 from foveal.data.config import DataConfig
-from foveal.data.locate import ALLOW_OUTSIDE, IMAGE_SUFFIXES, Root
+from foveal.data.folder_walk import ClassFolder, Rows, Walk, is_clutter, is_folder, is_text
+from foveal.data.locate import ALLOW_OUTSIDE, IMAGE_SUFFIXES, TABLE_SUFFIXES, Root
 from foveal.data.manifest import Manifest
 from foveal.errors import DataError
 from foveal.files import natural_key
@@ -20,36 +20,8 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
-
-_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
-# Companions of images that nobody takes for one. All else is kept, and its content decides.
-_NO_IMAGES = TABLE_SUFFIXES | frozenset(
-    {
-        ".txt",
-        ".md",
-        ".rst",
-        ".log",
-        ".xml",
-        ".json",
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".cfg",
-        ".html",
-        ".htm",
-    }
-    | {".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pickle", ".py", ".ipynb", ".sh", ".xls", ".xlsx", ".docx"}
-)
 
 Layout = Literal["folder", "split_folders"]
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder is what systems and tools leave behind, such as `.git`, `__MACOSX` or `Thumbs.db`."""
-    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 class _Tree:
@@ -83,33 +55,12 @@ class _Tree:
         place = self.root.absolute(path)
         try:
             with os.scandir(place) as entries:
-                names = [entry.name for entry in entries if not is_clutter(entry.name) and _is_folder(entry) == folders]
+                names = [entry.name for entry in entries if not is_clutter(entry.name) and is_folder(entry) == folders]
         except OSError as error:
             raise DataError(
                 f"{place} cannot be read: {error.strerror}.", fix="give yourself the right to read it."
             ) from error
         return sorted(names)
-
-
-@dataclass
-class _Rows:
-    """Samples in the making, one list a column."""
-
-    path: list[str] = field(default_factory=list)
-    label: list[str] = field(default_factory=list)
-    split: list[Split | None] = field(default_factory=list)
-    status: list[str] = field(default_factory=list)
-    reason: list[str | None] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _ClassFolder:
-    path: str  # below the root
-    label: str
-    split: Split | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +96,7 @@ def read_folders(folder: Path, config: DataConfig, *, is_audit: bool = False) ->
     """
     tree = _Tree(Root(folder, allow_outside=config.allow_outside_root))
     layout: Layout = _layout(tree) if config.format == "auto" else _stated(config)
-    rows = _Rows()
+    rows = Rows()
     class_folders = list(_class_folders(tree, layout, rows))
     if not class_folders:
         raise _nothing_found(tree, layout)
@@ -162,7 +113,7 @@ def read_folders(folder: Path, config: DataConfig, *, is_audit: bool = False) ->
     for class_folder in class_folders:
         name = names[class_folder.label]
         if name is not None:
-            _Walk(tree.root, class_folder, name, rows).run()
+            Walk(tree.root, class_folder, name, rows).run()
     if rows.unreadable:
         raise DataError(
             "Folders may not be read.", problems=rows.unreadable, fix="give yourself the right to read them."
@@ -210,11 +161,11 @@ def _layout(tree: _Tree) -> Layout:
     return "split_folders"
 
 
-def _class_folders(tree: _Tree, layout: Layout, rows: _Rows) -> Iterator[_ClassFolder]:
+def _class_folders(tree: _Tree, layout: Layout, rows: Rows) -> Iterator[ClassFolder]:
     if layout == "folder":
         _note_loose_images(tree, "", rows)
         for name in tree.subfolders():
-            yield _ClassFolder(name, _label(name, tree.folder), None)
+            yield ClassFolder(name, _label(name, tree.folder), None)
         return
     seen: dict[Split, str] = {}
     for name in tree.subfolders():
@@ -231,115 +182,11 @@ def _class_folders(tree: _Tree, layout: Layout, rows: _Rows) -> Iterator[_ClassF
         seen[split] = name
         _note_loose_images(tree, name, rows)
         for inner in tree.subfolders(name):
-            yield _ClassFolder(f"{name}/{inner}", _label(inner, tree.folder / name), split)
-
-
-class _Walk:
-    """One class folder, read at any depth; real folders come first, and each folder is read once."""
-
-    def __init__(self, root: Root, top: _ClassFolder, name: str, rows: _Rows) -> None:
-        self._root, self._top, self._name, self._rows = root, top, name, rows
-        self._found: list[tuple[str, str | None]] = []
-        self._pending: list[str] = []
-        self._links: list[str] = []
-
-    def run(self) -> None:
-        seen: set[tuple[int, int]] = set()
-        if not self._root.holds(self._top.path):
-            self._found.append((self._top.path, self._outside()))
-        elif self._top_is_root():
-            self._found.append((self._top.path, "is a link to a folder that it lies in"))
-        else:
-            self._pending.append(self._top.path)
-        while self._pending or self._links:
-            folder = self._pending.pop() if self._pending else self._links.pop(0)
-            place = Path(self._root.absolute(folder))
-            try:
-                status = place.stat()
-                # Bounds every loop of links, and keeps an image from coming in by two ways.
-                if (status.st_dev, status.st_ino) in seen:
-                    self._rows.notes.append(f"The link {folder!r} leads to a folder that was read already.")
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                with os.scandir(place) as entries:
-                    for entry in sorted(entries, key=lambda entry: entry.name):
-                        if not is_clutter(entry.name):
-                            self._take(entry, f"{folder}/{entry.name}")
-            except PermissionError as error:
-                self._rows.unreadable.append(f"{place}: {error.strerror}")
-        for path, reason in sorted(self._found, key=lambda found: found[0]):
-            self._add(path, reason)
-
-    def _take(self, entry: "os.DirEntry[str]", path: str) -> None:
-        if entry.is_symlink():
-            self._take_link(entry, path)
-        elif entry.is_dir():
-            self._pending.append(path)
-        elif not entry.is_file():
-            self._found.append((path, "is neither a file nor a folder"))
-        elif (suffix := os.path.splitext(entry.name)[1].lower()) in _NO_IMAGES:  # noqa: PTH122 - once a file
-            self._rows.skipped[suffix] += 1
-        else:
-            self._found.append((path, None))
-
-    def _take_link(self, entry: "os.DirEntry[str]", path: str) -> None:
-        suffix = Path(entry.name).suffix.lower()
-        if suffix in _NO_IMAGES:
-            self._rows.skipped[suffix] += 1
-        elif not self._root.holds(path):
-            self._found.append((path, self._outside()))
-        elif _is_folder(entry) and self._leads_back(path):
-            self._found.append((path, "is a link to a folder that it lies in"))
-        elif _is_folder(entry):
-            self._links.append(path)
-        elif Path(entry.path).is_file():
-            self._found.append((path, None))
-        else:
-            self._found.append((path, "is a link that leads nowhere"))
-
-    def _leads_back(self, path: str) -> bool:
-        """Whether a link leads to the class folder or to one that it lies in, whose images are of other classes."""
-        target, top = (os.path.realpath(self._root.absolute(each)) for each in (path, self._top.path))
-        return os.path.commonpath([target, top]) == target
-
-    def _top_is_root(self) -> bool:
-        top = os.path.realpath(self._root.absolute(self._top.path))
-        return os.path.commonpath([top, os.path.realpath(self._root.folder)]) == top
-
-    def _outside(self) -> str:
-        return "is a link that leads out of the data's folder; data.allow_outside_root=true would follow it"
-
-    def _add(self, path: str, reason: str | None) -> None:
-        if not _is_text(path):
-            path = path.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
-            reason = "its name is not UTF-8; rename it"
-        rows = self._rows
-        rows.path.append(path)
-        rows.label.append(self._name)
-        rows.split.append(self._top.split)
-        rows.status.append("ok" if reason is None else "quarantined")
-        rows.reason.append(reason)
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of links is no folder
-        return False
-
-
-def _is_text(path: str) -> bool:
-    if path.isascii():
-        return True
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+            yield ClassFolder(f"{name}/{inner}", _label(inner, tree.folder / name), split)
 
 
 def _label(name: str, parent: Path) -> str:
-    if not _is_text(name):
+    if not is_text(name):
         raise DataError(
             f"{parent} has a class folder whose name is not UTF-8: {os.fsencode(name)!r}.", fix="rename it."
         )
@@ -399,7 +246,7 @@ def _table_hint(tree: _Tree) -> str:
     return f" There is a table in it: to read that, give {tree.folder / tables[0]} as DATA." if tables else ""
 
 
-def _note_loose_images(tree: _Tree, path: str, rows: _Rows) -> None:
+def _note_loose_images(tree: _Tree, path: str, rows: Rows) -> None:
     images = tree.images(path)
     if images:
         first = f"{path}/{images[0]}" if path else images[0]

@@ -1,6 +1,5 @@
 """Hashes of files that nobody has decoded: enough to tell copies of the same bytes."""
 
-import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from foveal.data.manifest import Manifest
 from foveal.files import sha256_file
+from foveal.pixels.rejection import reason_of, refuse_no_file
 from foveal.progress import Progress, Silence
 
 _AT_ONCE = 4096
@@ -51,10 +51,9 @@ def _read(path: Path) -> tuple[str | None, str | None]:
     """The hash of a file, or why it cannot be used."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return None, "cannot be read: not a regular file"
+        refuse_no_file(status)
         if not status.st_size:
             return None, "the file is empty (0 bytes)"
         return sha256_file(path), None
     except OSError as error:
-        return None, f"cannot be read: {error.strerror or error}"
+        return None, reason_of(error)

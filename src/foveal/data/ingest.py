@@ -132,9 +132,8 @@ def _ingest(
     num_decoded = num_unreadable = 0
     if todo:
         if keep_pixels:
-            _make_room(
-                store, 3 * recipe.geometry.store_px**2 * sum(len(file.rows) for file in todo), cap_bytes, progress
-            )
+            num_bytes = 3 * recipe.geometry.store_px**2 * sum(len(file.rows) for file in todo)
+            store.make_room(num_bytes, cap_bytes, progress)
         touched = time.monotonic()
         with (
             store.writer(reader.form) as writer,
@@ -152,7 +151,7 @@ def _ingest(
                     store.touch(filled.shards())
                     touched = time.monotonic()
         if keep_pixels:
-            _make_room(store, 0, cap_bytes, progress)  # oblong images take more than was reckoned
+            store.make_room(0, cap_bytes, progress)  # oblong images take more than was reckoned
     source: PixelSource
     if keep_pixels:
         source = store.read(reader.form, filled.places)
@@ -173,11 +172,6 @@ def _workers(reader: Reader, num_files: int, num_workers: int) -> Iterator[Read]
         cache_folder(), reader.recipe, keep_pixels=reader.keep_pixels, num_processes=num_workers
     ) as read:
         yield read or reader.read
-
-
-def _make_room(store: Store, num_bytes: int, cap_bytes: int, progress: Progress) -> None:
-    if freed := store.make_room(num_bytes, cap_bytes):
-        progress.say(f"The image store is full: {freed / (1 << 20):,.0f} MiB were deleted that lay unused for longest.")
 
 
 def _files(manifest: Manifest, boxes: Sequence[Box | None]) -> list[_File]:

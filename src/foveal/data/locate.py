@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ALLOW_OUTSIDE = "--set data.allow_outside_root=true"
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )

@@ -1,7 +1,6 @@
 """What a file is: known from the store, or else read, hashed, decoded, checked, cut, measured and scaled."""
 
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from foveal.data.store import ImageFacts, Place, SampleFacts, Store, box_key, fo
 from foveal.files import sha256_bytes, sha256_file
 from foveal.pixels.plain_jpeg import decode_plain
 from foveal.pixels.policy import Decoded, Geometry, ImageRejectedError, PixelPolicy, crop_box, decode, to_store
+from foveal.pixels.rejection import reason_of, refuse_no_file
 from foveal.pixels.strict_jpeg import CORRUPT_JPEG, JPEG_CHECK_VERSION, is_available, jpeg_fault
 from foveal.types import Box
 
@@ -180,9 +180,9 @@ class Reader:
                 jpeg_check = JPEG_CHECK_VERSION
                 _check_jpeg(content)
         except ImageRejectedError as error:
-            return Found(ImageFacts(sha256, reason=str(error)), is_new=True, jpeg_check=jpeg_check)
+            return Found(ImageFacts(sha256, reason=reason_of(error)), is_new=True, jpeg_check=jpeg_check)
         except OSError as error:
-            return Found(None, unreadable=_unreadable(error))
+            return Found(None, unreadable=reason_of(error))
         height, width = decoded.pixels.shape[:2]
         image = ImageFacts(sha256, width, height, decoded.mode, decoded.format, "; ".join(decoded.notes))
         unmeasured = SampleFacts(b"", FACTS_VERSION, jpeg_check)
@@ -203,7 +203,7 @@ class Reader:
         try:
             pixels = decoded.pixels if box is None else crop_box(decoded.pixels, box, self.recipe.margin)
         except ImageRejectedError as error:
-            return Sample(None, None, fault=str(error))
+            return Sample(None, None, fault=reason_of(error))
         if known.facts:
             facts = known.facts
         else:
@@ -249,19 +249,14 @@ def _load(path: str) -> tuple[bytes | Path, str] | str:
     """A file's content, or the path where it is large, and its hash; or why it cannot be read."""
     try:
         status = os.stat(path)  # noqa: PTH116 - once a file
-        if not stat.S_ISREG(status.st_mode):
-            return "cannot be read: not a regular file"  # opening a named pipe would wait for ever
+        refuse_no_file(status)
         if status.st_size > READ_AT_ONCE_BYTES:
             return Path(path), sha256_file(Path(path))
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - once a file
             content = stream.readall()
         return content, sha256_bytes(content)
     except OSError as error:
-        return _unreadable(error)
-
-
-def _unreadable(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"
+        return reason_of(error)
 
 
 def _check_jpeg(content: bytes | Path) -> None:

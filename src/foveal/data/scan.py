@@ -10,8 +10,8 @@ import numpy as np
 
 from foveal.data.class_names import exclude_option, name_classes, shortened
 from foveal.data.config import DataConfig
-from foveal.data.folders import TABLE_SUFFIXES, read_folders
-from foveal.data.locate import IMAGE_SUFFIXES, Root, locate
+from foveal.data.folders import read_folders
+from foveal.data.locate import IMAGE_SUFFIXES, TABLE_SUFFIXES, Root, locate
 from foveal.data.manifest import Manifest, is_manifest
 from foveal.data.tables import path_advice, read_table
 from foveal.errors import DataError

@@ -28,6 +28,7 @@ from foveal.data.store_maps import FEATURE_SUFFIX, PIXEL_SUFFIX, Place, StoredFe
 from foveal.errors import ArtifactError
 from foveal.files import sha256_bytes
 from foveal.pixels.policy import Geometry, PixelPolicy
+from foveal.progress import Progress
 from foveal.types import Box
 
 __all__ = ["ImageFacts", "PixelSource", "Place", "SampleFacts", "Store", "StoredFeatures", "StoredPixels", "Writer"]
@@ -178,11 +179,16 @@ class Store:
         for suffix in (PIXEL_SUFFIX, FEATURE_SUFFIX):
             yield from self._folder.glob(f"*/*{suffix}")
 
-    def make_room(self, num_bytes: int, cap_bytes: int) -> int:
+    def make_room(self, num_bytes: int, cap_bytes: int, progress: Progress | None = None) -> int:
         """Delete the least recently used shards until `num_bytes` more fit under the cap.
 
         A shard that was used within the hour stays, since a run may be about to map it. Maps that are open already
         stay valid on POSIX after their file is gone.
+
+        Args:
+            num_bytes: what is about to be added.
+            cap_bytes: the cap.
+            progress: where to say what was deleted.
 
         Returns:
             The number of bytes that were deleted.
@@ -204,6 +210,10 @@ class Store:
             file = self._folder / form / shard
             freed += max(0, file_size(file))
             file.unlink(missing_ok=True)
+        if freed and progress:
+            progress.say(
+                f"The image store is full: {freed / (1 << 20):,.0f} MiB were deleted that lay unused for longest."
+            )
         return freed
 
     def _sweep(self) -> None:

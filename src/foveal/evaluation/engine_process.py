@@ -17,6 +17,7 @@ import numpy as np
 from foveal.errors import FovealError
 from foveal.pixels.geometry import crop_box
 from foveal.pixels.policy import ImageRejectedError, PixelPolicy, decode
+from foveal.pixels.rejection import reason_of
 from foveal.prediction import ImageInput, ImagePredictor, Seen
 
 Run = Callable[[Sequence[Seen]], object]
@@ -54,7 +55,7 @@ class EngineServer:
             try:
                 seen = self._predictor.prepare(_pixels(image))
             except (ImageRejectedError, OSError) as error:
-                failed[str(number)] = str(error)
+                failed[str(number)] = reason_of(error)
                 continue
             if len(self._seen) < num_kept:
                 self._seen.append(seen)

@@ -28,6 +28,7 @@ from foveal.evaluation.latency_figures import (
     EngineName,
     Percentiles,
 )
+from foveal.evaluation.turns import in_turns
 from foveal.machine import num_cpus
 from foveal.run_folder import describe_environment
 
@@ -194,7 +195,8 @@ def measure_engines(
         device=plan.device,
         load_before=load_before,
         load_after=os.getloadavg()[0],
-        images=images.words,
+        images=images.words
+        + ("" if (left_out := len(images.requests) - num_images) == 0 else f", of which {left_out:,} cannot be read"),
         num_images=num_images,
         engines=tuple(rows),
         missing=failed,
@@ -225,9 +227,8 @@ def _with_threads(
             unread = engine.ask("prepare", num_kept=max(plan.batch_sizes))["failed"]
             readable = [number for number in readable if str(number) not in unread]
             if not readable:
-                raise DataError(
-                    "None of the images can be read.", problems=list(unread.values()), fix="give other images."
-                )
+                problems = [f"{images.requests[int(number)]['path']}: {why}" for number, why in unread.items()]
+                raise DataError("None of the images can be read.", problems=problems, fix="give other images.")
         if not engines:
             return [], faults, 0
         one = _one_by_one(engines, readable, plan, advance)
@@ -252,11 +253,6 @@ def _with_threads(
             engine.__exit__()
 
 
-def _turns(engines: Sequence[EngineProcess], number: int) -> list[int]:
-    """In which order they are asked: who begins moves on."""
-    return [(number + turn) % len(engines) for turn in range(len(engines))]
-
-
 def _one_by_one(
     engines: Sequence[EngineProcess], readable: Sequence[int], plan: BenchPlan, advance: Callable[[str], None]
 ) -> list[list[tuple[float, float]]]:
@@ -265,7 +261,7 @@ def _one_by_one(
     budget = plan.seconds * len(engines)
     started = time.perf_counter()
     for number in range(-1, plan.num_samples):
-        for place in _turns(engines, max(number, 0)):
+        for place in in_turns(range(len(engines)), max(number, 0)):
             said = engines[place].ask("one", number=readable[number % len(readable)])
             if number >= 0:
                 times[place].append((said["decode"], said["network"]))
@@ -286,7 +282,7 @@ def _in_batches(
         seconds: list[list[float]] = [[] for _ in engines]
         started = time.perf_counter()
         for number in range(_MOST_ROUNDS):
-            for place in _turns(engines, number):
+            for place in in_turns(range(len(engines)), number):
                 seconds[place].append(float(engines[place].ask("batch", size=size)["seconds"]))
             if number + 1 >= _LEAST_ROUNDS and time.perf_counter() - started > budget:
                 break

@@ -6,20 +6,18 @@ how far the figure holds, after Hendrycks and Dietterich (2019); see `pixels.cor
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from foveal.data.store import PixelSource
-from foveal.errors import ArtifactError
+from foveal.evaluation.figures_file import FiguresFile
 from foveal.evaluation.tta import tta_words
-from foveal.files import read_json, write_json
 from foveal.metrics import shown
 from foveal.metrics.proportions import Proportions, resampled_proportions
-from foveal.metrics.split_metrics import Share
+from foveal.metrics.split_metrics import Frozen, Share
 from foveal.pixels.corruptions import NUM_STRENGTHS, corrupt
 from foveal.progress import Progress
 
@@ -52,11 +50,7 @@ class Corrupted:
         return corrupt(self._source[row], self._name, self._strength, row=int(row))
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Accuracy(_Frozen):
+class Accuracy(Frozen):
     """What is right of some images.
 
     Attributes:
@@ -76,7 +70,7 @@ class AtStrength(Accuracy):
     strength: Annotated[int, Field(ge=1, le=NUM_STRENGTHS)]
 
 
-class Curve(_Frozen):
+class Curve(Frozen):
     """One corruption.
 
     Attributes:
@@ -90,14 +84,14 @@ class Curve(_Frozen):
     mean: Accuracy
 
 
-class Kept(_Frozen):
+class Kept(Frozen):
     """The mean accuracy under corruption as a share of the clean one; null where that is 0."""
 
     share: float | None
     interval: tuple[float, float] | None
 
 
-class Robustness(_Frozen):
+class Robustness(FiguresFile):
     """`robustness.json`: what is left of the accuracy on one split when its pictures are corrupted.
 
     Attributes:
@@ -114,6 +108,8 @@ class Robustness(_Frozen):
         example: the image, by its path in the manifest, that the pictures in the folder `corrupted` are of.
     """
 
+    made_by: ClassVar[str] = "--corrupt"
+
     split: str
     num_images: Annotated[int, Field(ge=1)]
     tta: str
@@ -125,28 +121,6 @@ class Robustness(_Frozen):
     weakest: str
     sentence: str
     example: str
-
-    def write(self, path: Path) -> None:
-        """Write the JSON file.
-
-        Raises:
-            FovealError: the folder cannot be written to.
-        """
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` has written.
-
-        Raises:
-            ArtifactError: the file is damaged.
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise ArtifactError(
-                f"{path} is damaged, or of another version.", fix="run foveal evaluate --corrupt again."
-            ) from error
 
 
 def measure_robustness(

@@ -1,25 +1,19 @@
 """What test-time augmentation gains on a split, and what it costs in time; both measured on the same images."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from foveal.errors import ArtifactError
-from foveal.files import read_json, write_json
+from foveal.evaluation.figures_file import FiguresFile
 from foveal.metrics import Latency
+from foveal.metrics.split_metrics import Finite, Frozen
 from foveal.pixels.views import views_of
 
 TTA_FILE = "tta.json"
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cost(_Frozen):
+class Cost(Frozen):
     """Milliseconds for one image, without test-time augmentation and with it.
 
     Attributes:
@@ -37,7 +31,7 @@ class Cost(_Frozen):
     tta_latency_ms: Latency | None
 
 
-class TtaGain(_Frozen):
+class TtaGain(FiguresFile):
     """`tta.json`: the same images without test-time augmentation and with it.
 
     Attributes:
@@ -56,6 +50,8 @@ class TtaGain(_Frozen):
         cost: in time.
     """
 
+    made_by: ClassVar[str] = "--tta"
+
     tta: str
     num_views: Annotated[int, Field(ge=1)]
     split: str
@@ -69,28 +65,6 @@ class TtaGain(_Frozen):
     verdict: str
     sentence: str
     cost: Cost
-
-    def write(self, path: Path) -> None:
-        """Write the JSON file.
-
-        Raises:
-            FovealError: the folder cannot be written to.
-        """
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` has written.
-
-        Raises:
-            ArtifactError: the file is damaged.
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            raise ArtifactError(
-                f"{path} is damaged, or of another version.", fix="run foveal evaluate --tta again."
-            ) from error
 
 
 def tta_name(tta: str) -> str:

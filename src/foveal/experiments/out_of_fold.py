@@ -245,8 +245,7 @@ def _told_as_audit() -> Iterator[None]:
     try:
         yield
     except InterruptedRunError as error:
-        raise InterruptedRunError(
-            "Stopped in the deep checks; nothing of them is kept.",
-            signal_number=error.exit_code - 128,
+        raise error.reworded(
+            message="Stopped in the deep checks; nothing of them is kept.",
             fix="start the audit again; without --deep it does not train.",
         ) from error

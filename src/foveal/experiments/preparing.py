@@ -121,21 +121,13 @@ def settle(folder: WorkFolder, prepared: Prepared, progress: Progress, draw: Dra
     for note in prepared.notes:
         progress.say(note)
         folder.log_event("note", message=note)
-    with folder.stage("decode"):
-        ingested = decode(config, prepared.manifest, progress)
-        folder.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
+    ingested = decode_in(folder, config, prepared.manifest, progress)
     if prepared.resumed:
-        if changed := changed_images(prepared.manifest, ingested.manifest):
-            raise DataError(
-                f"{len(changed)} of {len(prepared.manifest.usable())} samples have changed since the run began, so it "
-                "cannot go on as if it had not been interrupted.",
-                problems=changed,
-                fix="bring the old images back, or start anew with --force.",
-            )
+        refuse_changed(prepared.manifest, ingested.manifest, "run")
         manifest = ingested.manifest
         return Settled(config, manifest, ingested.source, _sentence(manifest, ingested))
     with folder.stage("find copies"):
-        grouped = _group_copies(config, ingested, progress)
+        grouped = group_copies(config, ingested, progress)
     with folder.stage("split"):
         check_data(grouped, config)
         manifest, leaks = apply_leak_policy(draw(grouped, config), config.data.leaks)
@@ -194,7 +186,35 @@ def decode(config: ResolvedConfig, manifest: Manifest, progress: Progress) -> In
     )
 
 
-def _group_copies(config: ResolvedConfig, ingested: Ingested, progress: Progress) -> Manifest:
+def decode_in(folder: WorkFolder, config: ResolvedConfig, manifest: Manifest, progress: Progress) -> Ingested:
+    """The decode pass as a stage of a folder, with its event."""
+    with folder.stage("decode"):
+        ingested = decode(config, manifest, progress)
+        folder.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
+    return ingested
+
+
+def refuse_changed(before: Manifest, after: Manifest, what: str) -> None:
+    """Refuse to go on with data that is not what it was.
+
+    Args:
+        before: as the folder has it.
+        after: as it was read again.
+        what: what is to go on.
+
+    Raises:
+        DataError: samples have changed.
+    """
+    if changed := changed_images(before, after):
+        raise DataError(
+            f"{len(changed)} of {len(before.usable())} samples have changed since the {what} began, so it cannot go on "
+            "as if it had not been interrupted.",
+            problems=changed,
+            fix="bring the old images back, or start anew with --force.",
+        )
+
+
+def group_copies(config: ResolvedConfig, ingested: Ingested, progress: Progress) -> Manifest:
     """The decoded manifest, copies of each other sharing a group."""
     looked = with_copies(
         ingested,

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from foveal.data.ingest import Recipe
 from foveal.data.manifest import Manifest
 from foveal.data.store import PixelSource
-from foveal.errors import DataError
 from foveal.experiments.preparing import (
     Draw,
     Prepared,
     Settled,
-    changed_images,
     decode,
+    decode_in,
     draw_split,
     prepare,
     recipe_of,
+    refuse_changed,
     settle,
 )
 from foveal.files import natural_key, read_json
@@ -89,15 +89,8 @@ class SharedData:
     @classmethod
     def _taken_up(cls, folder: ExperimentFolder, prepared: Prepared, facts: Facts, progress: Progress) -> "SharedData":
         manifest = Manifest.read(folder.manifest)
-        with folder.stage("decode"):
-            ingested = decode(prepared.config, manifest, progress)
-            folder.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
-        if changed := changed_images(manifest, ingested.manifest):
-            raise DataError(
-                f"{len(changed)} of {len(manifest.usable())} samples have changed since the experiment began.",
-                problems=changed,
-                fix="bring the old images back, or start anew with --force.",
-            )
+        ingested = decode_in(folder, prepared.config, manifest, progress)
+        refuse_changed(manifest, ingested.manifest, "experiment")
         return cls(prepared.config, ingested.manifest, facts, ingested.source, progress)
 
     def settled(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +23,8 @@ from foveal.inference import Member, Predictor, to_unit
 from foveal.model.build import Classifier
 from foveal.model.bundle import Bundle
 from foveal.pixels.policy import ImageRejectedError, PixelPolicy
-from foveal.prediction import ImageInput, Prediction, Seen, pixels_of, reason_of
+from foveal.pixels.rejection import reason_of
+from foveal.prediction import ImageInput, Prediction, Seen, name_of, pixels_of
 
 
 class Explainer:
@@ -129,7 +130,7 @@ class Explainer:
         with ThreadPoolExecutor(self.predictor.num_workers, thread_name_prefix="decode") as pool:
             while batch := list(islice(upcoming, self.predictor.batch_size)):
                 yield from self._explained(
-                    [_name(image) for image in batch], list(pool.map(self._opened, batch)), wanted
+                    [name_of(image) for image in batch], list(pool.map(self._opened, batch)), wanted
                 )
 
     def maps(self, seen: Sequence[Seen], classes: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -266,7 +267,3 @@ def _reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = Image.fromarray(pixels)
     picture.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.asarray(picture)
-
-
-def _name(image: ImageInput) -> str:
-    return fspath(image) if isinstance(image, (str, PathLike)) else ""

@@ -64,19 +64,7 @@ class OnnxPredictor(ImagePredictor):
 
     def probabilities(self, seen: Sequence[Seen]) -> NDArray[np.float64]:
         """What the exported model says of images, see `ImagePredictor.probabilities`."""
-        if len(self.views) == 1:
-            (said,) = self._run([PROBABILITIES], seen, 0)
-            return _of_one(said)
-        if self.spec.vote is None:
-            views = [_of_one(self._run([PROBABILITIES], seen, view)[0]) for view in range(len(self.views))]
-            return np.asarray(np.mean(views, axis=0))
-        # Each member takes the mean over its views before they vote, as `foveal.inference.Predictor` does.
-        by_view = [
-            np.stack([_of_one(one) for one in self._run([MEMBER_PROBABILITIES], seen, view)[0]])
-            for view in range(len(self.views))
-        ]
-        mixed = voted(np.mean(by_view, axis=0), self.spec.vote, [member.weight for member in self.spec.members])
-        return softmax(logits_of(mixed), self.spec.temperature)
+        return self._mixed([self._run([self._output], seen, view)[0] for view in range(len(self.views))])
 
     def heatmaps(self, seen: Sequence[Seen]) -> NDArray[np.float32]:
         """Class activation maps of the plain view (Zhou et al. 2016).
@@ -90,18 +78,39 @@ class OnnxPredictor(ImagePredictor):
         Raises:
             ArtifactError: the graph has none; `spec.heatmap_reason` says why.
         """
-        return self.probabilities_and_heatmaps(seen)[1]
+        self._check_heatmap()
+        return self._run([HEATMAP], seen, 0)[0]
 
     def probabilities_and_heatmaps(self, seen: Sequence[Seen]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Both of the plain view, in one run: float64 [n, classes] and float32 [n, classes, h, w].
+        """What `probabilities` and `heatmaps` give, in one run a view: [n, classes] and [n, classes, h, w].
 
         Raises:
             ArtifactError: the graph has no heatmaps; `spec.heatmap_reason` says why.
         """
+        self._check_heatmap()
+        plain, maps = self._run([self._output, HEATMAP], seen, 0)
+        others = [self._run([self._output], seen, view)[0] for view in range(1, len(self.views))]
+        return self._mixed([plain, *others]), maps
+
+    def _check_heatmap(self) -> None:
         if not self.spec.heatmap:
             raise ArtifactError(f"{self.path} gives no heatmaps: {self.spec.heatmap_reason}")
-        probabilities, maps = self._run([PROBABILITIES, HEATMAP], seen, 0)
-        return _of_one(probabilities), maps
+
+    @property
+    def _output(self) -> str:
+        """What of the graph is taken of each view: of an ensemble with several, what each member says."""
+        return PROBABILITIES if self.spec.vote is None or len(self.views) == 1 else MEMBER_PROBABILITIES
+
+    def _mixed(self, by_view: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """The answer out of what each view gave: float64 [n, classes]."""
+        if len(by_view) == 1:
+            return _of_one(by_view[0])
+        if self.spec.vote is None:
+            return np.asarray(np.mean([_of_one(said) for said in by_view], axis=0))
+        # Each member takes the mean over its views before they vote, as `foveal.inference.Predictor` does.
+        members = np.mean([[_of_one(one) for one in said] for said in by_view], axis=0)
+        mixed = voted(members, self.spec.vote, [member.weight for member in self.spec.members])
+        return softmax(logits_of(mixed), self.spec.temperature)
 
     def _run(self, outputs: Sequence[str], seen: Sequence[Seen], view: int) -> list[NDArray[np.float32]]:
         feeds: dict[str, NDArray[np.uint8]] = {}

@@ -80,6 +80,8 @@ def find_export(path: Path) -> Path:
         ArtifactError: there is none.
     """
     found = _candidate(path)
+    if found is None and not path.exists():
+        raise ArtifactError(f"{path}: there is no such file or folder.", fix="check the path.")
     if found is None:
         raise ArtifactError(
             f"{path} is no exported model: there is neither {' nor '.join(ONNX_FILES.values())}.", fix=_ANEW
@@ -125,7 +127,10 @@ def _check_hash(file: Path, sha256: str) -> None:
         proven = read_json(record)["file"]
         name, expected = str(proven["name"]), str(proven["sha256"])
     except (FovealError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{record} does not say which file it is about.", fix=_ANEW) from error
+        raise ArtifactError(
+            f"{record} does not say which file it is about.",
+            fix=f"copy the folder again, or {_ANEW}",
+        ) from error
     if name == file.name and sha256 != expected:
         raise ArtifactError(
             f"{file} is not the file that was proven: its sha256 differs from {PARITY_FILE}.",

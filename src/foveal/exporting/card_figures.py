@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from foveal.evaluation.latency_figures import LEAST_SAMPLES
 from foveal.exporting.card_facts import CardFacts
-from foveal.exporting.markdown import plain, table
+from foveal.exporting.markdown import plain, prose, table
 from foveal.exporting.parity_facts import AccuracyPair, Parity
 from foveal.exporting.speed import TITLES, Speed
 from foveal.metrics import QUALITY_METRICS, SplitMetrics, shown
@@ -59,7 +60,7 @@ def _shown(value: float | None) -> str:
 def _undefined(splits: Sequence[SplitMetrics]) -> list[str]:
     """Why a figure of the table is missing in one split and not in another."""
     lines = [
-        f"- {_in_words(key)}, {metrics.split}: {plain(metrics.undefined.get(key, 'undefined'))}."
+        f"- {_in_words(key)}, {metrics.split}: {prose(metrics.undefined.get(key, 'undefined'))}."
         for metrics in splits
         for key in QUALITY_METRICS
         if getattr(metrics, key) is None and any(getattr(each, key) is not None for each in splits)
@@ -137,20 +138,20 @@ def parity_part(parity: Parity | None) -> list[str]:
         "",
         f"Before it was written, the file and the bundle were asked about {parity.num_images:,} {kind}: the same class "
         f"for {parity.agreement.count:,}, a share of {shown(share)} [{shown(low)}, {shown(high)}]; probabilities "
-        f"differ by {parity.max_difference:.1e} at most and by {parity.mean_difference:.1e} on average.",
+        f"differ by {parity.max_difference:.2g} at most and by {parity.mean_difference:.2g} on average.",
         "",
     ]
     if check := parity.image_input:
         lines += [
             f"The resize within the graph against Pillow's, on {check.num_images:,} images of their own sizes: "
-            f"probabilities differ by {check.max_difference:.1e} at most.",
+            f"probabilities differ by {check.max_difference:.2g} at most.",
             "",
         ]
     if parity.accuracy is not None:
         pairs: list[tuple[str, str, AccuracyPair]] = [("all", "", parity.accuracy)]
         pairs += [(each.split, each.seen, each) for each in parity.splits]
         rows = [
-            [words, plain(seen), f"{pair.num_images:,}", _with_bounds(pair.bundle, pair.bundle_interval),
+            [words, prose(seen), f"{pair.num_images:,}", _with_bounds(pair.bundle, pair.bundle_interval),
              _with_bounds(pair.file, pair.file_interval)]
             for words, seen, pair in pairs
         ]  # fmt: skip
@@ -161,30 +162,32 @@ def parity_part(parity: Parity | None) -> list[str]:
             for each in parity.classes
         ]
         lines += table(["class", "images", "same answer", "recall of the bundle", "of the file"], rows)
-    lines += [plain(note) for note in (parity.paired_sentence, *parity.notes) if note]
-    return [*lines, ""]
+    if sentence := parity.paired_sentence:
+        lines.append(prose(f"{sentence[:1].upper()}{sentence[1:]}."))
+    return [*lines, *map(prose, parity.notes), ""]
 
 
 def speed_part(speed: Speed | None) -> list[str]:
     """How fast each engine was, on the machine that exported; nothing where nothing was timed."""
     if speed is None:
         return []
+    has_p95 = speed.num_images >= LEAST_SAMPLES["p95"]  # of fewer it would be the slowest of them
     rows = [
-        [TITLES[each.name], f"{each.one_p50_ms:.1f}", f"{each.one_p95_ms:.1f}", f"{each.with_decoding_p50_ms:.1f}",
-         f"{each.batch_images_per_second:.0f}", f"{each.size_mib:.1f}",
+        [TITLES[each.name], f"{each.one_p50_ms:.1f}", *([f"{each.one_p95_ms:.1f}"] if has_p95 else []),
+         f"{each.with_decoding_p50_ms:.1f}", f"{each.batch_images_per_second:,.0f}", f"{each.size_mib:.1f}",
          f"{each.time_ratio:.2f} [{each.time_ratio_interval[0]:.2f}, {each.time_ratio_interval[1]:.2f}]"]
         for each in speed.engines
     ]  # fmt: skip
-    head = ["engine", "p50 ms", "p95 ms", "with decoding p50 ms", f"images/s in batches of {speed.batch_size}", "MiB",
-            f"time / {TITLES[speed.engines[0].name]}"]  # fmt: skip
+    head = ["engine", "p50 ms", *(["p95 ms"] if has_p95 else []), "with decoding p50 ms",
+            f"images/s in batches of {speed.batch_size}", "MiB", f"time / {TITLES[speed.engines[0].name]}"]  # fmt: skip
     threads = "1 thread" if speed.num_threads == 1 else f"{speed.num_threads} threads"
     return [
         "## Speed on one machine",
         "",
-        f"{plain(speed.machine)}, {threads}, {speed.num_images:,} images one by one, in turns. Another machine "
+        f"{prose(speed.machine)}, {threads}, {speed.num_images:,} images one by one, in turns. Another machine "
         "has other figures: `foveal bench BUNDLE` measures there.",
         "",
         *table(head, rows),
-        *(plain(words) for words in (speed.sentence, speed.advice) if words),
+        *(prose(words) for words in (speed.sentence, speed.advice) if words),
         "",
     ]

@@ -4,17 +4,24 @@ from pathlib import Path
 
 from foveal.exported.spec import ExportSpec
 from foveal.exporting.card_facts import CardFacts
-from foveal.exporting.markdown import plain
+from foveal.exporting.markdown import prose
 
-_ONNX_INSIDE = """import json
+_ONNX_INSIDE = """import io
+import json
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
-session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3  # errors alone: an input that may be left out is worth a warning to it
+session = onnxruntime.InferenceSession("{file}", options, providers=["CPUExecutionProvider"])
 class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 with Image.open("photo.jpg") as image:
-    pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # uint8, height x width x 3
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and (profile := upright.info.get("icc_profile")):  # telephones write Display P3
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        upright = ImageCms.profileToProfile(upright, source, srgb, ImageCms.Intent.PERCEPTUAL)
+    pixels = np.asarray(upright.convert("RGB"))  # uint8, height x width x 3
 (probabilities,) = session.run(["probabilities"], {{"image": pixels[None]}})
 best = int(probabilities[0].argmax())
 print(class_names[best], float(probabilities[0, best]))
@@ -34,14 +41,19 @@ feeds = {{name: to_square(to_store(pixels, each), each)[None] for name, each in 
 best = int(probabilities[0].argmax())
 print(class_names[best], float(probabilities[0, best]))
 """
-_TIMM = """import timm
+_TIMM = """import io
+import timm
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 with Image.open("photo.jpg") as image:
-    pixels = transform(ImageOps.exif_transpose(image).convert("RGB"))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and (profile := upright.info.get("icc_profile")):  # telephones write Display P3
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        upright = ImageCms.profileToProfile(upright, source, srgb, ImageCms.Intent.PERCEPTUAL)
+    pixels = transform(upright.convert("RGB"))
 with torch.inference_mode():
     probabilities = (model(pixels[None]) / {temperature!r}).softmax(1)[0]
 best = int(probabilities.argmax())
@@ -103,15 +115,18 @@ def _of_onnx(facts: CardFacts, model_file: str, export: ExportSpec | None) -> li
             "calibrates by itself:",
             _ONNX_INSIDE.format(file=model_file),
         )
-        lines += ["Pillow's own `convert` serves for usual files. For CMYK, 16 bits, alpha and colour profiles take "
-                  "`foveal predict`, which decodes as in training.", ""]  # fmt: skip
+        lines += [
+            "That serves for usual files, those of telephones with their colour profile included. For CMYK, 16 bits, "
+            "alpha and grey with a profile take `foveal predict`, which decodes as in training.",
+            "",
+        ]
     lines += ["With foveal, which needs no torch for it:", "", "```bash", "pip install 'foveal[serve]'",
               "foveal predict . photo.jpg", "foveal serve .", "```", ""]  # fmt: skip
     if export is not None:
         lines += [
             "The output `heatmap` says what each place of the square adds to each class (Zhou et al. 2016)."
             if export.heatmap
-            else f"The graph gives no heatmap: {plain(export.heatmap_reason.rstrip('.'))}.",
+            else f"The graph gives no heatmap: {prose(export.heatmap_reason.rstrip('.'))}.",
             "",
         ]
     return lines

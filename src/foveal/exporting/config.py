@@ -50,8 +50,9 @@ def read_settings(config: Config | str | PathLike[str] | None, overrides: Sequen
         ConfigError: keys or values are wrong; all at once.
     """
     if isinstance(config, Config):
-        return load(ExportSettings, None, overrides, base=config.model_dump(mode="json", exclude_unset=True))
-    return load(ExportSettings, None if config is None else Path(config), overrides)
+        base = config.model_dump(mode="json", exclude_unset=True)
+        return load(ExportSettings, None, overrides, base=base, is_shared=True)
+    return load(ExportSettings, None if config is None else Path(config), overrides, is_shared=True)
 
 
 def refuse_data_keys(overrides: Sequence[str]) -> None:

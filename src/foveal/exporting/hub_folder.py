@@ -7,6 +7,7 @@ written under its final name: the folder is loaded by timm itself, and every ten
 import json
 import math
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,11 @@ def _expressible(bundle: Bundle | EnsembleBundle) -> Bundle:
     Raises:
         ExportError: with all reasons why not.
     """
-    onnx = "foveal export RUN --to onnx --out DIR, which takes every model"
+    onnx = f"foveal export {shlex.quote(str(bundle.path))} --to onnx --out DIR, which takes every model"
     if isinstance(bundle, EnsembleBundle):
         raise ExportError(
             f"An ensemble of {len(bundle.members)} networks is no model of timm.",
-            fix=f"export one of its members, such as {bundle.members[0].path}; or take {onnx}.",
+            fix=f"export one of its members, such as {shlex.quote(str(bundle.members[0].path))}; or take {onnx}.",
         )
     architecture, problems = bundle.spec.architecture, []
     if not isinstance(architecture.name, str):
@@ -147,7 +148,7 @@ def _prove(timm: Any, staging: Path, bundle: Bundle, classifier: Classifier) -> 
         ExportError: timm does not load it, or gives another network.
     """
     name = in_words(bundle.spec.architecture.name)
-    fix = f"take foveal export {bundle.path} --to onnx --out DIR, and report this."
+    fix = f"take foveal export {shlex.quote(str(bundle.path))} --to onnx --out DIR, and report this."
     try:
         net = timm.create_model(f"local-dir:{staging}", pretrained=True).eval()
     except (RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:

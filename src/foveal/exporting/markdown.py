@@ -8,6 +8,9 @@ _JOINERS = "\u200c\u200d"
 """Invisible, and needed by scripts and by emoji."""
 _PUNCTUATION = re.compile(r"([!-%'-/:;=?@\[-`{-~])")
 
+_ACTIVE = re.compile(r"([\\`*_\[\]{}|!#~$@]|^[-+=]|(?<=^\d)[.)](?=\s|$)|(?<=www)\.|:(?=//))")
+"""What Markdown would act upon in a sentence; a full stop, a comma or a bracket in it does nothing."""
+
 
 def plain(text: str) -> str:
     """Text of others, such as a class name, so that Markdown shows it letter by letter.
@@ -16,6 +19,11 @@ def plain(text: str) -> str:
     change of direction, is shown by its number, so that two names never look the same for it.
     """
     return _PUNCTUATION.sub(r"\\\1", visible(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def prose(text: str) -> str:
+    """A sentence of foveal's own, or a version: shown as it is, and easy to read unrendered, with few escapes."""
+    return _ACTIVE.sub(r"\\\1", visible(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(text: str) -> str:

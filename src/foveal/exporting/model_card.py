@@ -15,7 +15,7 @@ from foveal.exporting.card_facts import CardFacts, gather
 from foveal.exporting.card_figures import figures, parity_part, speed_part
 from foveal.exporting.card_usage import usage
 from foveal.exporting.licences import hub_fields, sentence
-from foveal.exporting.markdown import code, plain, table, visible
+from foveal.exporting.markdown import code, plain, prose, table, visible
 from foveal.exporting.parity_facts import Parity
 from foveal.exporting.speed import Speed
 from foveal.files import write_text
@@ -185,7 +185,7 @@ def _intended(facts: CardFacts, notes: Sequence[str]) -> list[str]:
     few = _few(facts)
     if few:
         lines += [f"- Fewer than 20 test images: {', '.join(few)}. Their figures say little."]
-    lines += [f"- {plain(note)}" for note in notes]
+    lines += [f"- {prose(note)}" for note in notes]
     return [*lines, ""]
 
 
@@ -239,7 +239,7 @@ def _leakage(facts: CardFacts) -> list[str]:
         why = (
             "the run with its manifest was not at hand when this card was written"
             if metrics is None
-            else plain(metrics.undefined.get("leakage", "it was not looked for"))
+            else prose(metrics.undefined.get("leakage", "it was not looked for"))
         )
         lines += [
             f"Whether test images have copies or relatives among the training images is **unknown**: {why}. "
@@ -291,10 +291,10 @@ def _pixels_of(look: PreprocessingSpec) -> list[str]:
 
 
 def _versions(facts: CardFacts, export: ExportSpec | None) -> list[str]:
-    lines = ["## Versions", "", f"- Trained and bundled by foveal {plain(facts.spec.foveal_version)}; this card: "
+    lines = ["## Versions", "", f"- Trained and bundled by foveal {prose(facts.spec.foveal_version)}; this card: "
              f"foveal {__version__}."]  # fmt: skip
     if export is not None:
         made = ", ".join(f"{name} {version}" for name, version in export.libraries.items())
-        lines += [f"- ONNX opset {export.opset}, {export.precision}; made with {plain(made)}.",
+        lines += [f"- ONNX opset {export.opset}, {export.precision}; made with {prose(made)}.",
                   f"- SHA-256 of the bundle.json that it was made from: {code(export.bundle_sha256)}"]  # fmt: skip
     return [*lines, ""]

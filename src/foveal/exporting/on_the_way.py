@@ -1,7 +1,5 @@
 """A run or a bundle where an exported model is wanted: exported once, proven, and kept in the cache folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from foveal.data.cache import cache_folder
@@ -12,6 +10,7 @@ from foveal.exporting.config import LEAST_IMAGES, ExportConfig
 from foveal.exporting.describing import bundle_sha256
 from foveal.exporting.gate_images import GateImages, choose_images
 from foveal.exporting.proven import Source, export_model, open_source
+from foveal.file_lock import locked_in_turn
 from foveal.progress import Progress
 from foveal.version import __version__
 
@@ -34,7 +33,7 @@ def exported_of(path: Path, progress: Progress) -> Path:
         The folder or file given where that is an exported model; else the folder in the cache.
 
     Raises:
-        ArtifactError: it is neither, or is damaged.
+        ArtifactError: it is neither, or is damaged; or the disk of the cache folder has no locks.
         ExportError: it cannot be exported.
         MissingExtraError: the libraries for it are not installed.
     """
@@ -44,7 +43,8 @@ def exported_of(path: Path, progress: Progress) -> Path:
     folder = cache_folder() / "exports" / f"{bundle_sha256(source.bundle)}-{__version__}"
     if _is_whole(folder):
         return folder
-    with _alone(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked_in_turn(folder.with_name(f".{folder.name}.lock"), f"exporting {path}", progress.say):
         if _is_whole(folder):
             return folder
         progress.say(f"{path} is exported to ONNX on the way; this is done once, and kept in {folder.parent}.")
@@ -98,17 +98,3 @@ def _images(source: Source, progress: Progress) -> GateImages | None:
     for note in images.notes:
         progress.say(note)
     return images
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process exports to this folder; the lock falls with the process, however it ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows has no advisory locks of this kind; the renaming is whole there as well
-        yield
-        return
-    with folder.with_name(f".{folder.name}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -31,6 +31,7 @@ from foveal.exporting.parity_facts import (
 from foveal.metrics import compare_paired, wilson_interval
 from foveal.metrics.proportions import resampled_proportions
 from foveal.pixels.policy import ImageRejectedError
+from foveal.pixels.rejection import reason_of
 from foveal.prediction import ImageInput, ImagePredictor
 from foveal.types import SPLITS
 
@@ -356,7 +357,7 @@ def _predicted(predictor: ImagePredictor, part: Sequence[Sample | ImageInput]) -
         try:
             loaded.append(image.load() if isinstance(image, Sample) else image)
         except (ImageRejectedError, OSError) as error:
-            reasons[place] = str(error)
+            reasons[place] = reason_of(error)
     found = iter(predictor.stream(loaded))
     said: list[Probabilities | str] = []
     for place in range(len(part)):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from foveal.config import Section
+from foveal.evaluation.turns import in_turns
 from foveal.inference import Predictor, to_unit
 from foveal.machine import num_cpus
 from foveal.prediction import Seen
@@ -202,8 +203,7 @@ def _one_by_one(
     """Seconds of decoding and of computing, float64 [engines, images] each; who begins moves on with each image."""
     decoding, computing = np.empty((len(engines), len(prepared))), np.empty((len(engines), len(prepared)))
     for at, make in enumerate(prepared):
-        for turn in range(len(engines)):
-            place = (at + turn) % len(engines)
+        for place in in_turns(range(len(engines)), at):
             start = time.perf_counter()
             seen = make()
             middle = time.perf_counter()
@@ -218,8 +218,7 @@ def _in_batches(engines: Sequence[Engine], batch: Sequence[Seen], num_rounds: in
     """Seconds a batch, float64 [engines, rounds]."""
     seconds = np.empty((len(engines), num_rounds))
     for at in range(num_rounds):
-        for turn in range(len(engines)):
-            place = (at + turn) % len(engines)
+        for place in in_turns(range(len(engines)), at):
             start = time.perf_counter()
             engines[place].run(batch)
             seconds[place, at] = time.perf_counter() - start

@@ -11,6 +11,7 @@ from pathlib import Path
 from foveal.errors import ArtifactError, FovealError
 from foveal.exported.opening import PARITY_FILE
 from foveal.exported.spec import ONNX_FILES
+from foveal.file_lock import HAS_LOCKS, take_lock
 from foveal.files import fsync_folder
 from foveal.model.bundle_spec import WEIGHTS_FILE
 
@@ -88,31 +89,27 @@ def _work_folder(target: Path, out: Path) -> Path:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold the folder, so that no other export takes it for a leftover; the lock falls with the process."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no advisory locks of this kind
+    """Hold the folder, so that no other export takes it for a leftover; None where folders cannot be opened."""
+    if not HAS_LOCKS:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # not every network disk has locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(ArtifactError):  # where the disk has no locks, nobody removes leftovers either
+        take_lock(descriptor, folder)
     return descriptor
 
 
 def _remove_leftovers(target: Path, own: Path) -> None:
     """Remove what killed exports of this folder have left; those that are being worked on are locked."""
-    try:
-        import fcntl
-    except ImportError:
+    if not HAS_LOCKS:
         return
     for left in target.parent.glob(f".{_escaped(target.name[:64])}.*.partial"):
         if left == own:
             continue
-        with suppress(OSError):
+        with suppress(OSError, ArtifactError):
             descriptor = os.open(left, os.O_RDONLY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(left, target)
+                if take_lock(descriptor, left):
+                    _remove(left, target)
             finally:
                 os.close(descriptor)
 

@@ -35,11 +35,13 @@ QUALITY_METRICS = (
 )
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Figures as a file holds them: closed, and never changed."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassMetrics(_Frozen):
+class ClassMetrics(Frozen):
     """One class against the rest.
 
     Attributes:
@@ -59,7 +61,7 @@ class ClassMetrics(_Frozen):
     roc_auc: Share | None
 
 
-class Leakage(_Frozen):
+class Leakage(Frozen):
     """What images with near-duplicates or group members in training did to the figure.
 
     Attributes:
@@ -71,14 +73,14 @@ class Leakage(_Frozen):
     accuracy_without_them: Share | None
 
 
-class Latency(_Frozen):
+class Latency(Frozen):
     """Milliseconds one image takes, median and 95th percentile."""
 
     p50: Loss
     p95: Loss
 
 
-class SplitMetrics(_Frozen):
+class SplitMetrics(Frozen):
     """Everything measured on one split; `metrics.json` holds exactly these keys.
 
     A value is null where it has none, and `undefined` says why; it is never NaN, and never 0 for want of a value.

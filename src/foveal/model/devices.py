@@ -1,12 +1,8 @@
 """The device that tensors live on."""
 
-from typing import Literal
-
 import torch
 
 from foveal.errors import ConfigError
-
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What mixed precision of each name computes in; None where nothing is mixed."""

@@ -203,7 +203,7 @@ class _Filling:
     def add(self, computed: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]], num_images: int) -> None:
         """Take what is computed, as it comes."""
         first = next(computed)
-        self._make_room(num_images * first[1][0].nbytes)
+        self.store.make_room(num_images * first[1][0].nbytes, self.cap_bytes, self.progress)
         touched = time.monotonic()
         with (
             self.store.writer(self.form, FEATURE_SUFFIX) as writer,
@@ -216,9 +216,3 @@ class _Filling:
                 if time.monotonic() - touched > RECENT_SECONDS / 4:
                     self.store.touch({place.shard for place in self.places.values()})
                     touched = time.monotonic()
-
-    def _make_room(self, num_bytes: int) -> None:
-        if freed := self.store.make_room(num_bytes, self.cap_bytes):
-            self.progress.say(
-                f"The image store is full: {freed / (1 << 20):,.0f} MiB were deleted that lay unused for longest."
-            )

@@ -21,7 +21,7 @@ import io
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,6 @@ _BLOCK_ROWS = 256
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
-
-ProfiledMode = Literal["L", "RGB", "CMYK"]
 
 
 def to_srgb(image: Image.Image, background: tuple[int, int, int], rawmode: str = "") -> tuple[Image.Image, list[str]]:

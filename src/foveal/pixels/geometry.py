@@ -65,10 +65,16 @@ class Geometry:
             )
         if self.interpolation not in _FILTERS:
             problems.append(f"interpolation: {', '.join(_FILTERS)} was expected, {self.interpolation!r} came")
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            problems.append(f"background: three values from 0 to 255 were expected, {self.background} came")
+        problems += background_problems(self.background)
         if problems:
             raise ConfigError("The geometry of the images makes no sense.", problems=problems)
+
+
+def background_problems(background: tuple[int, ...]) -> list[str]:
+    """What is wrong with a colour that is put where an image has none."""
+    if len(background) == 3 and all(0 <= value <= 255 for value in background):
+        return []
+    return [f"background: three values from 0 to 255 were expected, {background} came"]
 
 
 def crop_box(pixels: NDArray[np.uint8], box: Box, margin: float = 0.0) -> NDArray[np.uint8]:
@@ -152,13 +158,26 @@ def to_square(stored: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8
         DataError: the stored form is smaller than the square.
     """
     _check_pixels(stored)
-    if min(stored.shape[:2]) < geometry.size_px:
+    check_stored(stored, geometry)
+    return np.ascontiguousarray(_centre(stored, geometry.size_px, geometry.size_px))
+
+
+def check_stored(stored: NDArray[np.uint8], geometry: Geometry) -> None:
+    """Refuse a stored form that squares of this geometry cannot be cut from.
+
+    Args:
+        stored: uint8 [height, width, 3].
+        geometry: what is wanted.
+
+    Raises:
+        DataError: it is smaller than the square.
+    """
+    height, width, size_px = *stored.shape[:2], geometry.size_px
+    if min(height, width) < size_px:
         raise DataError(
-            f"A stored image of {stored.shape[1]} x {stored.shape[0]} pixels cannot give {geometry.size_px} x "
-            f"{geometry.size_px}.",
+            f"A stored image of {width} x {height} pixels cannot give {size_px} x {size_px}.",
             fix="use the geometry that the store was made with.",
         )
-    return np.ascontiguousarray(_centre(stored, geometry.size_px, geometry.size_px))
 
 
 def _centre(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

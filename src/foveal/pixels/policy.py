@@ -16,7 +16,6 @@ All of it may run in many threads: no setting of Pillow or of the `warnings` mod
 import errno
 import io
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,10 +35,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from foveal.errors import ArtifactError, ConfigError, DataError
 from foveal.pixels.colour import floats_to_bytes, shorts_to_bytes, stored_rawmode, to_srgb
-from foveal.pixels.geometry import Geometry, crop_box, to_square, to_store
+from foveal.pixels.geometry import Geometry, background_problems, crop_box, to_square, to_store
 from foveal.pixels.headers import Header, PatchedStream, check_num_pixels, read_header
 from foveal.pixels.orientation import exif_block, read_orientation, turn_upright
-from foveal.pixels.rejection import REJECTION_CODES, ImageRejectedError, RejectionCode, one_line
+from foveal.pixels.rejection import REJECTION_CODES, ImageRejectedError, RejectionCode, one_line, refuse_no_file
 from foveal.pixels.sniffing import ALLOWED_FORMATS, NUM_HEAD_BYTES, Format, sniff
 
 __all__ = [
@@ -81,9 +80,7 @@ class PixelPolicy:
     version: int = POLICY_VERSION
 
     def __post_init__(self) -> None:
-        problems = []
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            problems.append(f"background: three values from 0 to 255 were expected, {self.background} came")
+        problems = background_problems(self.background)
         if self.max_pixels < 1:
             problems.append(f"max_pixels: at least 1 was expected, {self.max_pixels} came")
         if problems:
@@ -150,9 +147,7 @@ def decode(source: bytes | Path, policy: PixelPolicy | None = None) -> Decoded:
     if isinstance(source, bytes):
         return _decode_stream(io.BytesIO(source), len(source), policy)
     status = source.stat()
-    if not stat.S_ISREG(status.st_mode):
-        # Opening a named pipe would wait for ever.
-        raise OSError(errno.EINVAL, "not a regular file")
+    refuse_no_file(status)
     with source.open("rb") as stream:
         return _decode_stream(stream, status.st_size, policy)
 

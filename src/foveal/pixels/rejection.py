@@ -1,5 +1,8 @@
-"""Why an image is refused: one error with a code from a closed set, and one line of words."""
+"""Why there is nothing to see of an image: one error with a code from a closed set, and one line of words."""
 
+import errno
+import os
+import stat
 from typing import Literal, get_args
 
 from foveal.errors import DataError
@@ -29,6 +32,23 @@ class ImageRejectedError(DataError):
     def __reduce__(self) -> tuple[type["ImageRejectedError"], tuple[str, RejectionCode]]:
         # Without this, an error raised in a worker process cannot be rebuilt in its parent, which then hangs or breaks.
         return type(self), (self.message, self.code)
+
+
+def refuse_no_file(status: os.stat_result) -> None:
+    """Refuse what is no plain file before it is opened: opening a named pipe would wait for ever.
+
+    Raises:
+        OSError: it is a folder, a pipe, a device.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def reason_of(error: ImageRejectedError | OSError) -> str:
+    """Why there is nothing to see of an image, as it stands in manifests, tables and answers; it never holds a path."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def one_line(text: str) -> str:

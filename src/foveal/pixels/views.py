@@ -11,8 +11,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from foveal.errors import ConfigError, DataError
-from foveal.pixels.geometry import Geometry, resized, to_square
+from foveal.errors import ConfigError
+from foveal.pixels.geometry import Geometry, check_stored, resized, to_square
 
 MAX_VIEWS = 64
 """Each view costs a pass through the network."""
@@ -126,11 +126,7 @@ def _radical_inverse(number: int, base: int) -> float:
 def _window(stored: NDArray[np.uint8], geometry: Geometry, view: View) -> NDArray[np.uint8]:
     height, width = stored.shape[:2]
     shorter, size_px = min(height, width), geometry.size_px
-    if shorter < size_px:
-        raise DataError(
-            f"A stored image of {width} x {height} pixels cannot give {size_px} x {size_px}.",
-            fix="use the geometry that the store was made with.",
-        )
+    check_stored(stored, geometry)
     if view.side is not None:
         side_px = max(1, math.floor(view.side * shorter + 0.5))
     elif shorter > size_px:

@@ -122,7 +122,7 @@ def sizes(audit: AuditContents) -> Values:
     ]
     splits = {split_name(split).capitalize(): part.num_images for split, part in summary.splits.items()}
     return {
-        "sizes_table": Table("Sizes of the usable samples", ["", *QUANTILES], rows, []),
+        "sizes_table": Table("Sizes of the usable samples", ["Measure", *QUANTILES], rows, []),
         "parts": [
             _parts("Formats", "Format", summary.formats),
             _parts("Channels", "Mode", summary.modes),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.auditing.findings import SEVERITIES, Severity
+from foveal.auditing.ordering import listed
 from foveal.evaluation.drawing import displayed, split_name
 from foveal.report.audit_summary import Summary, Told
 from foveal.report.numbers import counted, percent
@@ -73,7 +74,7 @@ def _beside(summary: Summary, num: Mapping[Severity, int]) -> str:
         counted(num["note"], "note") if num["note"] else "",
     ]
     kinds = counted(len(summary.findings), "kind")
-    return f"{counted(total, 'finding')} of {kinds}: {_listed([part for part in parts if part])}."
+    return f"{counted(total, 'finding')} of {kinds}: {listed([part for part in parts if part])}."
 
 
 def next_steps(summary: Summary, folder: Path) -> list[Step]:
@@ -187,7 +188,3 @@ def _fitting(text: str, width: int) -> int:
 def _argument(text: str) -> str:
     """A path as one types it; one that starts like a flag gets a folder in front."""
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

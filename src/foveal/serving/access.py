@@ -16,9 +16,10 @@ TOKEN_VARIABLE = "FOVEAL_TOKEN"
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 
-OPEN_PATHS = frozenset(("/healthz", "/"))
-"""What is answered without a token: that the server lives, and the page, which holds nothing of the models and asks for
-the token by itself; a browser could not send one for it."""
+OPEN_PATHS = frozenset(("/healthz", "/", "/docs", "/openapi.json"))
+"""What is answered without a token: that the server lives, the page, which asks for the token by itself, and the
+description of the interface. A browser could not send one for them, and none holds anything of the models: each is the
+same for all servers of a release."""
 
 ALLOWED_METHODS = "GET, HEAD, POST, OPTIONS"
 _ALWAYS = ("localhost", "127.0.0.1", "[::1]")
@@ -98,17 +99,27 @@ class Access:
         digest = None if token is None else hashlib.sha256(token.encode("ascii")).digest()
         return cls(frozenset(hosts), frozenset(each.lower() for each in allowed_origins), digest)
 
-    def check_head(self, headers: Headers) -> None:
-        """Refuse heads that are larger than any client of ours sends.
+    def check_head(self, headers: Headers, target: bytes = b"") -> None:
+        """Refuse heads that are larger than any client of ours sends, or say in two ways how long the body is.
+
+        Args:
+            headers: of the request, names in small letters.
+            target: what is asked for: path and query.
 
         Raises:
-            RefusedError: 431.
+            RefusedError: 400 or 431.
         """
-        size = sum(len(name) + len(value) + 4 for name, value in headers)
+        size = len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
         if len(headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
             raise RefusedError(
-                "large-head", f"At most {MAX_HEADERS} headers of {MAX_HEAD_BYTES:,} bytes together are taken."
+                "large-head",
+                f"At most {MAX_HEADERS} headers are taken, which together with the address have {MAX_HEAD_BYTES:,} "
+                "bytes at most.",
             )
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            # A proxy in front may go by the other of the two, and take for the next request what is this one's body
+            # (request smuggling, RFC 9112, 6.1).
+            raise RefusedError("malformed", "A request has either a Content-Length or a Transfer-Encoding, not both.")
 
     def check_host(self, headers: Headers, local_address: str | None) -> None:
         """Refuse requests that were meant for another name: a foreign page may point its own name here (DNS rebinding).
@@ -121,7 +132,7 @@ class Access:
             RefusedError: 421.
         """
         host = _host(_one(headers, b"host"))
-        own = host_in_url(local_address).lower() if local_address else None
+        own = host_in_url(_as_addressed(local_address)) if local_address else None
         if host is None or (host not in self.hosts and host != own):
             raise RefusedError(
                 "foreign-host",
@@ -182,6 +193,13 @@ def _one(headers: Headers, name: bytes) -> str | None:
     """The value of a header that may come once; None where it does not come, or more than once."""
     found = [value for key, value in headers if key == name]
     return found[0].decode("latin-1").strip() if len(found) == 1 else None
+
+
+def _as_addressed(local_address: str) -> str:
+    """An address of this machine as clients write it: IPv4 also where it came in at an IPv6 socket, and no zone."""
+    address = ipaddress.ip_address(local_address.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def _host(authority: str | None) -> str | None:

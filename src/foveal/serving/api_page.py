@@ -11,13 +11,14 @@ from foveal.serving.gate import CONTENT_POLICY
 from foveal.serving.problems import KINDS
 
 _STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+:root { color-scheme: light dark; background: Canvas; color: CanvasText; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 54rem; margin: 0 auto; padding: 1rem }
 table { border-collapse: collapse; margin: .5rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #8886 }
 code, pre { font: .9em ui-monospace, monospace }
-pre { overflow-x: auto; padding: .6rem; border: 1px solid #8886; border-radius: .3rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; border: 1px solid #8886; border-radius: .3rem }
 .method { font-weight: 700 }
+@media (max-width: 40rem) { td { overflow-wrap: anywhere; padding-right: .5rem } }
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode("utf-8")).digest()).decode("ascii")
 
@@ -50,13 +51,13 @@ def api_page(description: Description) -> ApiPage:
     )
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>foveal: the interface</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><main>'
         f"<h1>foveal {html.escape(tree['info']['version'])}</h1><p>{html.escape(tree['info']['summary'])} "
-        'The same for programs: <a href="/openapi.json">/openapi.json</a>. <a href="/">To the page.</a></p>'
+        'The same for programs: <a href="openapi.json">/openapi.json</a>. <a href="./">To the page.</a></p>'
         f"{''.join(operations)}<h2>Answers</h2>{''.join(schemas)}"
         "<h2>Problems</h2><p>Every refusal is <code>application/problem+json</code> (RFC 9457); the end of its "
         f"<code>type</code> is one of these.</p><table>{_row('th', 'type', 'status', 'meaning')}{kinds}</table>"
-        "</body></html>"
+        "</main></body></html>"
     )
     policy = CONTENT_POLICY.replace("style-src 'self'", f"style-src 'sha256-{_HASH}'")
     return ApiPage(text.encode("utf-8"), policy)

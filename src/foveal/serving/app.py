@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -103,6 +104,7 @@ class Front:
         """
         start = time.perf_counter()
         model = self.model(name)
+        _check_once(request)
         _check_tta(query.tta)
         headers, limits = request.scope["headers"], self.upload_limits
         with self.budget.account() as account:
@@ -150,6 +152,8 @@ class Front:
                 task.cancel()
             # Cancelled work takes back what is queued, and is not left to itself.
             await asyncio.gather(*waiting, return_exceptions=True)
+            # A task that failed holds its error, which holds this frame: the images would outlive their request.
+            del asked, work, gone, waiting
 
     @property
     def upload_limits(self) -> UploadLimits:
@@ -282,6 +286,17 @@ def _file(content: bytes, kind: str, request: Request, *, policy: str | None = N
 
 def _json(body: bytes) -> Response:
     return Response(body, headers={"content-type": "application/json", "cache-control": "no-store"})
+
+
+def _check_once(request: Request) -> None:
+    """Refuse a parameter that comes twice, of which one would silently win.
+
+    Raises:
+        RefusedError: 422.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise RefusedError("bad-parameter", f"{', '.join(twice)}: may come once, and comes several times.")
 
 
 def _check_tta(tta: str) -> None:

@@ -19,6 +19,7 @@ from foveal.pixels.policy import ImageRejectedError, PixelPolicy
 from foveal.pixels.rejection import one_line
 from foveal.pixels.sniffing import NUM_HEAD_BYTES, sniff
 from foveal.serving.batch_sizes import BatchSizes
+from foveal.serving.memory import give_back
 from foveal.serving.messages import Answer, AnswerFault, AnswerSeconds
 
 LARGE_PIXELS = 30_000_000
@@ -224,6 +225,8 @@ class Pipeline:
             fault = AnswerFault("damaged", one_line(f"it cannot be decoded: {type(error).__name__}: {error}"))
         image.decode_seconds = time.perf_counter() - start
         image.content = b""
+        if image.is_the_large_one:
+            give_back()
         self._decoded_one(image, fault)
 
     def _may_decode_large(self, image: _Image) -> bool:

@@ -115,5 +115,5 @@ def read_serve_config(config: ServeConfig | str | PathLike[str] | None, override
     """
     if isinstance(config, ServeConfig):
         base = {"serve": config.model_dump(mode="json", exclude_unset=True)}
-        return load(ServeSettings, None, overrides, base=base).serve
-    return load(ServeSettings, None if config is None else Path(config), overrides).serve
+        return load(ServeSettings, None, overrides, base=base, is_shared=True).serve
+    return load(ServeSettings, None if config is None else Path(config), overrides, is_shared=True).serve

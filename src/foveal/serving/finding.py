@@ -67,15 +67,22 @@ def _problem(path: Path) -> str | None:
         return None
     if not path.exists():
         return f"{path}: there is no such file or folder"
-    if not is_run_folder(path) and not any((path / place / "bundle.json").is_file() for place in (".", "bundle")):
+    if not _is_model(path):
         return f"{path}: neither an exported model, nor a run or a bundle"
     if find_spec("torch") is None or find_spec("onnx") is None:
         return f"{path}: a run or a bundle, which must be exported first, and torch and onnx are not installed here"
     return None
 
 
+def _is_model(path: Path) -> bool:
+    """Whether it is a run or a bundle."""
+    return is_run_folder(path) or any((path / place / "bundle.json").is_file() for place in (".", "bundle"))
+
+
 def _how_to_export(paths: Sequence[Path]) -> str:
-    run = next((path for path in paths if path.exists() and not is_export(path)), Path("RUN"))
+    run = next((path for path in paths if not is_export(path) and _is_model(path)), None)
+    if run is None:
+        return "check the paths; what can be served is written by: foveal export RUN --to onnx --out DIR"
     return f"on a machine with foveal[train,export]: foveal export {shlex.quote(str(run))} --to onnx --out DIR"
 
 

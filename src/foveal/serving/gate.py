@@ -69,7 +69,7 @@ class Gate:
             raise
         # Whatever it is: the client gets its answer, the log its line, and the server goes on.
         except Exception as error:  # noqa: BLE001
-            self._say(f"{method} {self._route(inner)} failed: {_where(error)}")
+            self._say(f"{method} {self._route(inner)} failed: {where(error)}")
             await exchange.answer(Problem("failed", "The server failed; its log says where."))
         finally:
             route = self._route(inner)
@@ -80,7 +80,7 @@ class Gate:
     async def _answer(self, scope: MutableMapping[str, Any], exchange: "_Exchange") -> None:
         headers: Headers = scope["headers"]
         address = scope["server"][0] if scope.get("server") else None
-        self._access.check_head(headers)
+        self._access.check_head(headers, scope.get("raw_path", b"") + scope.get("query_string", b""))
         self._access.check_host(headers, address)
         origin = self._access.check_origin(headers)
         if origin is not None:
@@ -151,7 +151,7 @@ class _Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
 
-def _where(error: Exception) -> str:
+def where(error: BaseException) -> str:
     """An error in a line: what it is and which line of ours it came through last; never what it was given."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "foveal" in Path(frame.filename).parts] or frames

@@ -137,7 +137,8 @@ class BoundedProtocol(H11Protocol):
         del msg  # uvicorn's one sentence for all of them
         error = sys.exc_info()[1]
         code = _BY_STATUS.get(getattr(error, "error_status_hint", 400), "malformed")
-        self._refuse(Problem(code, f"{error}." if error is not None else "This is no HTTP."))
+        words = "This is no HTTP" if error is None else str(error).partition(": bytearray(")[0]
+        self._refuse(Problem(code, f"{words}."))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer below the app, and close."""

@@ -267,10 +267,14 @@ class _Run:
         os._exit(128 + number)
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What asyncio could not hand to anybody, in a line."""
+        """What asyncio could not hand to anybody, in a line; never what a client sent, which an error may quote."""
+        from foveal.serving.gate import where
+
         del loop
         error = context.get("exception")
-        words = f": {type(error).__name__}: {error}" if error is not None else ""
+        words = "" if error is None else f": {where(error)}"
+        if isinstance(error, OSError) and error.strerror:
+            words += f": {error.strerror}"
         self._say(f"{context.get('message', 'an error')}{words}".splitlines()[0])
 
 

@@ -136,10 +136,13 @@ async def read_uploads(headers: Headers, receive: Receive, limits: UploadLimits,
                     form.write(piece)
                 else:
                     pieces.append(piece)
+        if form is not None:
+            return form.finish()
     except TimeoutError as error:
         raise RefusedError("slow-request", f"The body did not come within {limits.body_seconds:g} s.") from error
-    if form is not None:
-        return form.finish()
+    finally:
+        if form is not None:
+            form.let_go()
     content = b"".join(pieces)
     if not content:
         raise RefusedError("malformed", f"The body is empty. {_WHAT_IS_TAKEN}")
@@ -218,6 +221,15 @@ class _Form:
         if not self._uploads:
             raise RefusedError("malformed", f"The form has no part. {_WHAT_IS_TAKEN}")
         return self._uploads
+
+    def let_go(self) -> None:
+        """Hold nothing of the body any more.
+
+        Form and parser hold each other: what they hold would stay in memory until Python looks for such circles, which
+        is many large bodies later, and beyond all limits.
+        """
+        self._uploads, self._content = [], bytearray()
+        self._parser.callbacks = {}
 
     def _begin_part(self) -> None:
         self._num_parts += 1

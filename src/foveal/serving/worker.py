@@ -81,10 +81,8 @@ class ServedModel:
             found = predictor.probabilities(prepared)
         elif not predictor.spec.heatmap:
             found, reason = predictor.probabilities(prepared), predictor.spec.heatmap_reason
-        elif self.num_views == 1:
-            found, maps = predictor.probabilities_and_heatmaps(prepared)
         else:
-            found, maps = predictor.probabilities(prepared), predictor.heatmaps(prepared)
+            found, maps = predictor.probabilities_and_heatmaps(prepared)
         nothing = AnswerSeconds(0.0, 0.0, 0.0, 0)
         answers = []
         for number, probabilities in enumerate(found):
@@ -251,8 +249,11 @@ def _facts(name: str, predictor: Any, *, is_default: bool) -> ModelFacts:
 
 
 def _report(error: BaseException) -> None:
-    """Onto the server's own log; never into an answer."""
-    sys.stderr.write("".join(traceback.format_exception(error)))
+    """Onto the server's own log; never into an answer. The words of an error may quote a file: they are one line."""
+    from foveal.pixels.rejection import one_line
+
+    places = "".join(traceback.format_tb(error.__traceback__))
+    sys.stderr.write(f"{places}{type(error).__name__}: {one_line(str(error))}\n")
     sys.stderr.flush()
 
 

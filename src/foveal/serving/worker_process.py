@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from foveal.errors import FovealError
+from foveal.serving.access import TOKEN_VARIABLE
 from foveal.serving.messages import WorkerSettings
 from foveal.serving.protocol import packed
 
@@ -30,7 +31,9 @@ def launched(settings: WorkerSettings) -> "tuple[subprocess.Popen[bytes], socket
     command = [sys.executable, "-P", "-m", "foveal.serving.worker", str(theirs.fileno())]
     try:
         with theirs, _signals_blocked():
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=_environment()
+            )
     except OSError:
         ours.close()
         raise
@@ -59,6 +62,11 @@ def ending(exit_code: int | None) -> str:
     name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else str(-exit_code)
     hint = ", as where memory runs out" if name == "SIGKILL" else ""
     return f"ended by {name}{hint}"
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the token: who breaks a decoder by an image shall not find it in the process."""
+    return {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
 
 
 @contextmanager

@@ -199,8 +199,9 @@ def read_config(config: Config | str | PathLike[str] | None, overrides: Sequence
         ConfigError: keys or values are wrong; all at once.
     """
     if isinstance(config, Config):
-        return load(Config, None, overrides, base=config.model_dump(mode="json", exclude_unset=True))
-    return load(Config, None if config is None else Path(config), overrides)
+        base = config.model_dump(mode="json", exclude_unset=True)
+        return load(Config, None, overrides, base=base, is_shared=True)
+    return load(Config, None if config is None else Path(config), overrides, is_shared=True)
 
 
 class ResolvedOptimConfig(OptimConfig):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from foveal.data.batches import check_ranks
 from foveal.errors import ConfigError
 from foveal.machine import num_cpus, num_threads
 from foveal.model.build import Architecture, build
@@ -21,8 +22,6 @@ from foveal.training.batch_size import largest_batch_size
 from foveal.training.config import Config, ResolvedConfig
 from foveal.training.optim import auto_lr, auto_weight_decay, check_optim
 from foveal.training.processes import place_told
-
-Rgb = tuple[float, float, float]
 
 STEPS_FROM_WEIGHTS = 1_500
 STEPS_FROM_SCRATCH = 2_000
@@ -245,11 +244,7 @@ def _check_processes(config: Config, device: torch.device, *, num_images: int) -
             f"train.devices={devices}: this machine does not have {what}.",
             fix=f"set train.devices to {at_hand} or less.",
         )
-    if num_ranks > num_images:
-        raise ConfigError(
-            f"A step over {num_images} images cannot be shared by {num_ranks} processes: each needs one.",
-            fix="lower train.devices or train.nodes, or raise train.batch_size.",
-        )
+    check_ranks(num_ranks, num_images)
 
 
 def _gains_by_bfloat16(config: ResolvedConfig, device: torch.device) -> bool:

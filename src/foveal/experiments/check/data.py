@@ -32,7 +32,6 @@ class CheckData:
         num_train: how many of them are for training; the others validate.
         class_names: all classes, in the order of their numbers.
         copies: int64 [c], places of validation images whose content is also among the training images here.
-        num_broken: images that were drawn and could not be read.
     """
 
     images: NDArray[np.uint8]
@@ -40,7 +39,6 @@ class CheckData:
     num_train: int
     class_names: tuple[str, ...]
     copies: Integers
-    num_broken: int = 0
 
     @property
     def train(self) -> Integers:
@@ -107,7 +105,6 @@ def read_check_data(manifest: Manifest, config: ResolvedConfig, progress: Progre
         num_train=int(is_train.sum()),
         class_names=some.class_names,
         copies=np.flatnonzero(is_copy),
-        num_broken=len(some) - len(some.usable()),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foveal.evaluation.turns import in_turns
 from foveal.files import read_json
 from foveal.inference import Predictor
 from foveal.model.build import Classifier
@@ -128,7 +129,7 @@ def measure_speed(
         for number in range(num_rounds):
             if number >= MIN_ROUNDS and time.perf_counter() - start > SECONDS_A_MODEL * len(names):
                 break
-            for name in _in_turn(names, number):
+            for name in in_turns(names, number):
                 if images:
                     _time_image(predictors[name], images[number % len(images)], clocks[name])
                 clocks[name].networks.append(_time_network(predictors[name], device))
@@ -138,7 +139,7 @@ def measure_speed(
         for number in range(-1, NUM_BATCH_ROUNDS):  # the first to warm up
             if number >= MIN_BATCH_ROUNDS and time.perf_counter() - start > SECONDS_A_MODEL * len(names):
                 break
-            for name in _in_turn(names, number):
+            for name in in_turns(names, number):
                 _time_batch(predictors[name], device, meter, _Clock() if number < 0 else clocks[name])
             bar.advance()
     return {name: _speed(clock, why_no_meter) for name, clock in clocks.items()}
@@ -193,12 +194,6 @@ def _gpu_meter(device: torch.device) -> tuple[Callable[[], float] | None, str]:
     except pynvml.NVMLError as error:
         return None, f"the GPU shows no energy counter: {error}"
     return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3, ""
-
-
-def _in_turn(names: Sequence[str], number: int) -> list[str]:
-    """The names, starting one further in every round: who comes first pays for what the one before left behind."""
-    start = number % len(names)
-    return [*names[start:], *names[:start]]
 
 
 def _time_image(predictor: Predictor, image: Path, clock: _Clock) -> None:

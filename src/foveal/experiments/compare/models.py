@@ -13,6 +13,7 @@ from foveal.config import load
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.experiments.shared_data import run_behind
+from foveal.exported.opening import is_export
 from foveal.files import read_json
 from foveal.model.bundle import BUNDLE_FILE, Bundle, EnsembleBundle, open_bundle
 from foveal.model.config import in_words
@@ -126,6 +127,8 @@ def _open(path: Path) -> Entry:
         path = path.parent
     if not path.exists():
         raise ArtifactError("there is no such folder.")
+    if is_export(path):
+        raise ArtifactError("an exported model; name the run or bundle that it was made from.")
     if (path / "experiment.json").is_file():
         return _of_experiment(ExperimentFolder(path))
     if is_run_folder(path):

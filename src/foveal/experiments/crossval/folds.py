@@ -189,9 +189,8 @@ def _train(
             # And what a model says of its own training images would cost more than all other predictions of a fold.
             return train_in(run, settled, progress, splits=("val", "test"), with_plots=False)
         except InterruptedRunError as stopped:
-            raise InterruptedRunError(
-                f"{fold.name}: {stopped.message}",
-                signal_number=stopped.exit_code - 128,
+            raise stopped.reworded(
+                message=f"{fold.name}: {stopped.message}",
                 fix="the same command again goes on from here.",
             ) from stopped
 

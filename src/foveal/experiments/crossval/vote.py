@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foveal.data.manifest import Manifest
 from foveal.data.split import straddling
 from foveal.evaluation.evaluate import (
     BATCH_SIZE,
@@ -106,27 +107,7 @@ def vote_on_test(
         bar.advance()
     labels = align_labels(manifest, predictor.class_names)[rows]
     _count_look(RunFolder(folder.path))
-    metrics: dict[str, SplitMetrics] = {}
-    together: dict[str, Floats] = {}
-    for vote in FOLD_VOTES:
-        is_first = vote == FOLD_VOTES[0]
-        together[vote] = voted(by_member, vote, [])
-        logits = logits_of(together[vote]).astype(np.float32)
-        said = SplitLogits("test", rows, labels, logits)
-        metrics[vote] = measure(
-            said,
-            manifest,
-            predictor,
-            majority_class=majority_class(manifest, predictor.class_names),
-            siblings_in_train=straddling(manifest)[rows],
-            seed=config.seed,
-            timed=is_first,
-        )
-        # The same networks take the same time, whatever becomes of their answers; and one set of plots is enough.
-        if latency := None if is_first else metrics[FOLD_VOTES[0]].latency_ms:
-            metrics[vote] = metrics[vote].with_latency(latency.p50, latency.p95)
-        place = folder.path / "evaluation" / f"test-{vote}"
-        write_evaluation(place, said, metrics[vote], manifest, 1.0, with_plots=is_first)
+    metrics, together = _measured(folder, manifest, predictor, rows, by_member, seed=config.seed)
     update_bundle(folder.bundle, metrics=headlines_of({"test": metrics["soft"]}))
     groups = groups_of(manifest, rows)
     singles = [_plain_metrics(labels, probabilities) for probabilities in by_member]
@@ -146,6 +127,41 @@ def vote_on_test(
             comparison.sentence(f"{names[best]}, the best on its inner validation,", "the soft vote"),
         ),
     )
+
+
+def _measured(
+    folder: ExperimentFolder,
+    manifest: Manifest,
+    predictor: Predictor,
+    rows: NDArray[np.int64],
+    by_member: Floats,
+    *,
+    seed: int,
+) -> tuple[dict[str, SplitMetrics], dict[str, Floats]]:
+    """The metrics and the probabilities of each vote; both are also written to the folder."""
+    labels = align_labels(manifest, predictor.class_names)[rows]
+    metrics: dict[str, SplitMetrics] = {}
+    together: dict[str, Floats] = {}
+    for vote in FOLD_VOTES:
+        is_first = vote == FOLD_VOTES[0]
+        together[vote] = voted(by_member, vote, [])
+        logits = logits_of(together[vote]).astype(np.float32)
+        said = SplitLogits("test", rows, labels, logits)
+        metrics[vote] = measure(
+            said,
+            manifest,
+            predictor,
+            majority_class=majority_class(manifest, predictor.class_names),
+            siblings_in_train=straddling(manifest)[rows],
+            seed=seed,
+            timed=is_first,
+        )
+        # The same networks take the same time, whatever becomes of their answers; and one set of plots is enough.
+        if latency := None if is_first else metrics[FOLD_VOTES[0]].latency_ms:
+            metrics[vote] = metrics[vote].with_latency(latency.p50, latency.p95)
+        place = folder.path / "evaluation" / f"test-{vote}"
+        write_evaluation(place, said, metrics[vote], manifest, 1.0, with_plots=is_first)
+    return metrics, together
 
 
 def _count_look(folder: RunFolder) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from foveal.data.class_names import shortened
 from foveal.data.manifest import Manifest
 from foveal.errors import ArtifactError, ConfigError, FovealError
 from foveal.experiments.shared_data import run_behind
@@ -94,15 +95,15 @@ def check_classes(candidates: Sequence[Candidate]) -> None:
         lacking = [name for name in first.class_names if name not in spec.class_names]
         other = [name for name in spec.class_names if name not in first.class_names]
         if lacking or other:
-            parts = [f"lacks {_listed(lacking)}"] if lacking else []
-            parts += [f"has {_listed(other)} besides"] if other else []
+            parts = [f"lacks {shortened(lacking)}"] if lacking else []
+            parts += [f"has {shortened(other)} besides"] if other else []
             problems.append(f"{candidate.name}: {' and '.join(parts)}")
         elif spec.ordered != first.ordered or (spec.ordered and spec.class_names != first.class_names):
             problems.append(f"{candidate.name}: its classes are other grades, or in another order of grades")
     if problems:
         raise ArtifactError(
             f"Only models of the same classes can vote, and these do not have those of {candidates[0].name}: "
-            f"{_listed(first.class_names)}.",
+            f"{shortened(first.class_names)}.",
             problems=problems,
             fix="leave the others out, or train them on the same classes.",
         )
@@ -140,8 +141,3 @@ def _named(candidates: Sequence[Candidate]) -> list[Candidate]:
         Candidate(name, candidate.path, candidate.bundle, candidate.run)
         for name, candidate in zip(final, candidates, strict=True)
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:12])
-    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveal.auditing.leak_policy import apply_leak_policy, with_copies_grouped
-from foveal.auditing.look import with_copies
+from foveal.auditing.leak_policy import apply_leak_policy
 from foveal.config import load
 from foveal.data.manifest import Manifest
 from foveal.data.scan import scan
@@ -23,7 +22,7 @@ from foveal.experiments.extend.config import check_geometry, extended_config
 from foveal.experiments.extend.cost import Cost, measure_cost, read_answers
 from foveal.experiments.extend.data import Joined, join, replayed, share_out
 from foveal.experiments.outcome import Outcome, finished
-from foveal.experiments.preparing import Prepared, Settled, changed_images, decode, draw_split, settle
+from foveal.experiments.preparing import Prepared, Settled, changed_images, decode_in, draw_split, group_copies, settle
 from foveal.experiments.run import carry_out
 from foveal.experiments.run_files import clear, sweep
 from foveal.experiments.shared_data import Selected
@@ -124,11 +123,7 @@ def extend_in(run: RunFolder, wish: Wish, progress: Progress) -> Extended:
         try:
             outcome = carry_out(run, settled, progress)
         except InterruptedRunError as stopped:
-            raise InterruptedRunError(
-                stopped.message,
-                signal_number=stopped.exit_code - 128,
-                fix="the same command goes on where it stopped.",
-            ) from stopped
+            raise stopped.reworded(fix="the same command goes on where it stopped.") from stopped
     with run.stage("before and after"):
         extended = _measured(run, outcome)
     _write_summary(run, extended)
@@ -156,18 +151,10 @@ def _settled(run: RunFolder, wish: Wish, progress: Progress) -> Settled:
         config = extended_config(wish.bundle, wish.config, distill=wish.distill)
         resolved, facts = _resolved(config, joined.manifest, wish.bundle)
     notes = [*scanned.notes, *joined.notes]
-    with run.stage("decode"):
-        ingested = decode(resolved, joined.manifest, progress)
-        run.log_event("decode", num_decoded=ingested.num_decoded, num_from_store=ingested.num_from_store)
-        _refuse_changed(joined, ingested.manifest)
+    ingested = decode_in(run, resolved, joined.manifest, progress)
+    _refuse_changed(joined, ingested.manifest)
     with run.stage("find copies"):
-        looked = with_copies(
-            ingested,
-            near_duplicates=resolved.audit.near_duplicates,
-            num_workers=resolved.data.num_workers,
-            progress=progress,
-        )
-        grouped = with_copies_grouped(ingested.manifest, looked.clusters, resolved.audit)
+        grouped = group_copies(resolved, ingested, progress)
     with run.stage("split"):
         manifest, told = _shared_out(Joined(grouped, joined.num_old), wish, resolved)
         rows, replay = replayed(manifest, joined.is_old, wish.replay, seed=resolved.seed)

@@ -122,11 +122,7 @@ def _train(
         progress.say(f"It failed: {failure}")
         folder.log_event("failed", run=run.path.name, message=failure)
     except InterruptedRunError as stopped:
-        raise InterruptedRunError(
-            stopped.message,
-            signal_number=stopped.exit_code - 128,
-            fix="the same command goes on where it stopped.",
-        ) from stopped
+        raise stopped.reworded(fix="the same command goes on where it stopped.") from stopped
     timings = read_json(run.timings) if run.timings.is_file() else {}
     seconds = float(timings.get("train", {}).get("wall_seconds", 0.0))
     return Trained(number, seed, run, outcome, failure, num_train, seconds)

@@ -13,10 +13,11 @@ from foveal.errors import ArtifactError, ConfigError
 from foveal.experiments.shared_data import SharedData
 from foveal.experiments.tune.ending import is_better_high
 from foveal.experiments.tune.space import SearchSpace
-from foveal.experiments.tune.storage import DATABASE, StudyStorage, held
+from foveal.experiments.tune.storage import DATABASE, StudyStorage
 from foveal.experiments.tune.table import trials_begun
 from foveal.experiments.tune.trials import PrunerName, SamplerName, Trials, Worker
 from foveal.extras import require
+from foveal.file_lock import locked_in_turn
 from foveal.files import read_json, write_json
 from foveal.progress import Progress
 from foveal.run_folder import ExperimentFolder
@@ -102,7 +103,7 @@ def open_study(
     asked = _settings_of(data, space, settings, storage)
     if folder.settings.is_file() and not force:
         folder.begin("tune", asked)  # before waiting for whoever works here
-    with held(folder.path / ".lock"):
+    with locked_in_turn(folder.path / ".lock", f"opening the study in {folder.path}", progress.say):
         if force:
             _forget(folder, storage, worker)
         folder.begin("tune", asked, force=force)

@@ -1,7 +1,6 @@
 """Where a study keeps its trials: a SQLite file in its folder, or a PostgreSQL server that many workers share."""
 
 import hashlib
-import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from foveal.errors import ArtifactError, ConfigError
 from foveal.extras import require
+from foveal.file_lock import locked_in_turn
 
 DATABASE = "study.db"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 20, 120
@@ -62,10 +62,11 @@ class StudyStorage:
         """Be the only one to change the study for the length of the block; it ends with the process, however that ends.
 
         Raises:
-            StorageError: the server cannot be reached, or the folder's disk has no locks.
+            StorageError: the server cannot be reached.
+            ArtifactError: the folder's disk has no locks.
         """
         if self._url is None:
-            with held(self._folder / f".{name}.lock"):
+            with locked_in_turn(self._folder / f".{name}.lock"):
                 yield
             return
         sqlalchemy = require("sqlalchemy", extra="train", purpose="tune")
@@ -207,40 +208,3 @@ def _checked_url(url: str) -> Any:
         )
     require("psycopg", extra="postgres", purpose="keep a study in PostgreSQL")
     return parsed.set(drivername="postgresql+psycopg")
-
-
-@contextmanager
-def held(file: Path) -> Iterator[None]:
-    """Wait for a lock file and hold it for the length of the block; it falls with the process.
-
-    Raises:
-        ArtifactError: the file's disk has no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no advisory locks of this kind: one worker alone, which nobody checks
-        yield
-        return
-    with file.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            raise ArtifactError(
-                f"{file} cannot be locked: {error.strerror or error}.",
-                fix=f"choose an --out on a disk that has locks, instead of {shlex.quote(str(file.parent))}.",
-            ) from error
-        yield
-
-
-def is_held(file: Path) -> bool:
-    """Whether a process holds a lock file."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    try:
-        with file.open("a+") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False

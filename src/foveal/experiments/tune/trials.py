@@ -18,8 +18,9 @@ from typing import Any, Literal
 from foveal.data.batches import derive_seed
 from foveal.errors import ConfigError, FovealError
 from foveal.experiments.tune.space import Dimension, Drawn, Plain, SearchSpace
-from foveal.experiments.tune.storage import HEARTBEAT_SECONDS, StorageError, StudyStorage, held, is_held
+from foveal.experiments.tune.storage import HEARTBEAT_SECONDS, StorageError, StudyStorage
 from foveal.extras import require
+from foveal.file_lock import is_locked, locked_in_turn
 
 SamplerName = Literal["tpe", "random", "grid"]
 PrunerName = Literal["median", "asha", "none"]
@@ -52,7 +53,7 @@ class Worker:
         """Hold this worker's own lock for the length of the block."""
         self._places.mkdir(exist_ok=True)
         place = self._places / self.token
-        with held(place):
+        with locked_in_turn(place):
             try:
                 yield
             finally:
@@ -62,7 +63,7 @@ class Worker:
         """Tokens of the other workers that live and work in this folder."""
         if not self._places.is_dir():
             return []
-        return [place.name for place in self._places.iterdir() if place.name != self.token and is_held(place)]
+        return [place.name for place in self._places.iterdir() if place.name != self.token and is_locked(place)]
 
     def knows_dead(self, name: str) -> bool | None:
         """Whether the worker of that name is dead; None where only its silence could tell."""
@@ -70,7 +71,7 @@ class Worker:
         place = self._places / token
         if token == self.token or host != self.host or not place.exists():
             return False if token == self.token else None
-        return not is_held(place)
+        return not is_locked(place)
 
     @property
     def name(self) -> str:

@@ -19,11 +19,11 @@ from foveal.experiments.sub_run import train_in
 from foveal.experiments.tune.ending import StudyEnd, conclude, is_better_high
 from foveal.experiments.tune.opening import OpenStudy, TuneSettings, check_settings, open_study
 from foveal.experiments.tune.space import Drawn, SearchSpace
-from foveal.experiments.tune.storage import StorageError, StudyStorage, held, is_held
+from foveal.experiments.tune.storage import StorageError, StudyStorage
 from foveal.experiments.tune.table import figure_of, told, trial_name
 from foveal.experiments.tune.trials import Worker
 from foveal.extras import require
-from foveal.files import read_json, write_json
+from foveal.file_lock import is_locked, locked_in_turn
 from foveal.progress import Bar, Progress
 from foveal.run_folder import ExperimentFolder, RunFolder, cpu_seconds
 
@@ -89,7 +89,7 @@ def tune(
             if not study.is_home:
                 notes = (f"The study began in {study.home}; there the same command compares its winner on test.",)
                 return TuneOutcome(trials, None, notes)
-            with held(folder.path / ".end.lock"):
+            with locked_in_turn(folder.path / ".end.lock", f"ending the study in {folder.path}", progress.say):
                 end = conclude(folder, space, study.shared, trials, study.monitor, study.trials.importance(), progress)
         return TuneOutcome(study.table(), end, ())
 
@@ -151,7 +151,7 @@ class _Study:
             with self.timed("sample"):
                 drawn = self.trials.draw(trial)
             run.prepare()
-            if is_held(run.path / ".lock"):
+            if is_locked(run.path / ".lock"):
                 raise StorageError(
                     f"Another process still works in {run.path}, though nothing was heard of it.",
                     fix="end it, or wait for it; then the same command goes on.",
@@ -238,18 +238,14 @@ class _Study:
             yield
         finally:
             wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-            with held(self.folder.path / ".timings.lock"):
-                timings = read_json(self.folder.timings) if self.folder.timings.exists() else {}
-                row = timings.setdefault(stage, {"wall_seconds": 0.0, "cpu_seconds": 0.0})
-                row["wall_seconds"] = round(row["wall_seconds"] + wall, 3)
-                row["cpu_seconds"] = round(row["cpu_seconds"] + cpu, 3)
-                write_json(self.folder.timings, timings)
+            with locked_in_turn(self.folder.path / ".timings.lock"):
+                self.folder.add_time(stage, wall, cpu)
 
     def _sweep(self) -> None:
         """Remove the weights of trials that had ended when their worker was killed."""
         for each in self.trials.all():
             run = self.folder.run(trial_name(each.number))
-            if each.state.is_finished() and run.path.is_dir() and not is_held(run.path / ".lock"):
+            if each.state.is_finished() and run.path.is_dir() and not is_locked(run.path / ".lock"):
                 _remove_weights(run)
 
     def _say_beginning(self) -> None:

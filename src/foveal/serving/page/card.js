@@ -29,7 +29,7 @@ export class Card {
     this.removeButton = make("button", {
       type: "button", className: "remove", "aria-label": `Remove ${picture.path}`, title: "Remove", on: { click: () => act.remove() },
     }, "×");
-    const article = make("article", { className: "card", "aria-labelledby": id },
+    const article = make("article", { className: "card", "aria-labelledby": id, tabindex: "-1" },
       make("figure", {}, this.stage, this.caption),
       make("div", { className: "said" },
         make("header", {}, make("h3", { id, title: picture.path }, make("bdi", {}, picture.path)), this.removeButton),
@@ -55,7 +55,9 @@ export class Card {
     this.caption.replaceChildren();
     if (!this.#picture.copy) this.#showNoPicture(state === "failed" ? "no picture" : "");
     this.#removeMap();
-    if (canRetry) this.body.append(make("button", { type: "button", on: { click: () => this.#act.retry() } }, "Try again"));
+    // The button goes with its click, and who works by keyboard stays with the card.
+    const retry = () => { this.article.focus({ preventScroll: true }); this.#act.retry(); };
+    if (canRetry) this.body.append(make("button", { type: "button", on: { click: retry } }, "Try again"));
     if (others.length) this.body.append(earlier(others));
   }
 

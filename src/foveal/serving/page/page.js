@@ -249,7 +249,9 @@ function answered() {
 function showAgain() {
   const key = currentKey();
   const due = state.pictures.filter((picture) => picture.current && picture.current !== key);
+  const hadFocus = document.activeElement === at("again");
   at("again").hidden = !due.length || queue.numLeft > 0;
+  if (hadFocus && at("again").hidden) at("results").focus({ preventScroll: true });
   at("again").replaceChildren("Ask ", make("bdi", {}, key), ` about ${due.length === 1 ? "the picture" : `all ${due.length} pictures`}`);
 }
 
@@ -276,7 +278,6 @@ function askForToken(refused) {
   keepToken("");
   at("token").value = "";
   at("token-form").hidden = false;
-  at("other-pages").hidden = true; // a link cannot carry the token
   at("token").focus();
 }
 
@@ -298,7 +299,6 @@ async function start() {
     }
   }
   notice("");
-  at("other-pages").hidden = Boolean(keptToken());
   state.models.forEach((model) => state.indexes.set(model.name, indexClasses(model.class_names)));
   showModels(state.models);
   modelChanged();
@@ -368,6 +368,7 @@ at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   keepToken(at("token").value.trim());
   at("token-form").hidden = true;
+  (state.pictures.length ? at("results") : at("choose")).focus({ preventScroll: true });
   if (state.models.length) queue.open();
 });
 // On a phone the answers matter more than the settings.
