@@ -492,11 +492,11 @@ def test_an_address_that_others_can_reach_needs_a_token(export: Path) -> None:
     token = secrets.token_urlsafe(32)
     with foveal.Server(export, host="0.0.0.0", token=token, overrides=LIMITS) as server:
         assert ask(server).status == 200
-        for path in ("/v1/models", "/metrics", "/readyz"):
+        for path in ("/v1/models", "/metrics"):
             assert_problem(ask(server, path=path), 401)
             assert_problem(ask(server, path=path, headers=[f"Authorization: Bearer {token[:-1]}x"]), 401)
             assert ask(server, path=path, headers=[f"Authorization: Bearer {token}"]).status == 200
-        for path in ("/", "/docs", "/openapi.json"):  # a browser could not send one
+        for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz"):  # whoever asks these could not send one
             assert ask(server, path=path).status == 200
         reply = ask(server, "POST", "/v1/predict", PICTURES[0])
         assert_problem(reply, 401)

@@ -96,7 +96,7 @@ def test_its_own_page_and_allowed_ones_may_ask_and_no_other() -> None:
 
 
 def test_the_token_opens_all_and_without_it_only_health_the_page_and_the_description_are_open() -> None:
-    for path in ("/healthz", "/", "/assets/page.js", "/docs", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/", "/assets/page.js", "/docs", "/openapi.json"):
         ACCESS.check_token([], path)
     for kind in ("Bearer", "bearer"):
         ACCESS.check_token(headers(authorization=f"{kind} {TOKEN}"), "/v1/models")
@@ -109,7 +109,7 @@ def test_the_token_opens_all_and_without_it_only_health_the_page_and_the_descrip
         f"Bearer {TOKEN.lower()}",
         "Bearer é",
     ]
-    for path in ("/v1/models", "/v1/predict", "/metrics", "/readyz", "/docs/", "/openapi.json/", "/healthz/", "//"):
+    for path in ("/v1/models", "/v1/predict", "/metrics", "/readyz/", "/docs/", "/openapi.json/", "/healthz/", "//"):
         for value in wrong:
             with pytest.raises(RefusedError) as refusal:
                 ACCESS.check_token(headers(authorization=value), path)

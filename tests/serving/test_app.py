@@ -211,7 +211,8 @@ def test_the_description_is_open_where_there_is_a_token_and_the_same_whatever_is
     assert b"Needs the token" in found[0]["/docs"]
     tree = json.loads(found[0]["/openapi.json"])
     assert {path for path, ways in tree["paths"].items() for way in ways.values() if "security" not in way} == {
-        "/healthz"
+        "/healthz",
+        "/readyz",
     }
 
 

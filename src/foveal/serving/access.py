@@ -16,10 +16,10 @@ TOKEN_VARIABLE = "FOVEAL_TOKEN"
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 
-OPEN_PATHS = frozenset(("/healthz", "/", "/docs", "/openapi.json"))
-"""What is answered without a token: that the server lives, the page, which asks for the token by itself, and the
-description of the interface. A browser could not send one for them, and none holds anything of the models: each is the
-same for all servers of a release."""
+OPEN_PATHS = frozenset(("/healthz", "/readyz", "/", "/docs", "/openapi.json"))
+"""What is answered without a token: that the server lives and that it is ready, which those who start and watch servers
+ask; the page, which asks for the token by itself; and the description of the interface. None holds anything of the
+models."""
 
 ALLOWED_METHODS = "GET, HEAD, POST, OPTIONS"
 _ALWAYS = ("localhost", "127.0.0.1", "[::1]")
@@ -45,7 +45,8 @@ def read_token(token_file: Path | None, environment: str | None) -> str | None:
         try:
             text = token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The token file {token_file} cannot be read: {error}.", fix=make) from error
+            why = error.strerror if isinstance(error, OSError) else "it is no plain text"
+            raise ConfigError(f"The token file {token_file} cannot be read: {why}.", fix=make) from error
     elif environment is not None:
         origin, text = f"the environment's {TOKEN_VARIABLE}", environment.strip()
     else:

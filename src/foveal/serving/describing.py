@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from foveal.files import to_json
+from foveal.serving.access import OPEN_PATHS
 from foveal.serving.answers import ProblemAnswer
 from foveal.serving.problems import KINDS, PROBLEM_TYPE, RETRY_AFTER_SECONDS
 from foveal.serving.uploads import IMAGE_PART
@@ -86,8 +87,8 @@ def describe(app: FastAPI, *, needs_token: bool) -> Description:
         tree["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, operations in tree["paths"].items():
         for operation in operations.values():
-            if needs_token and path != "/healthz":
+            if needs_token and path not in OPEN_PATHS:
                 operation["security"] = [{"token": []}]
-            elif not needs_token:
+            else:
                 operation["responses"].pop("401", None)
     return Description(tree, to_json(tree).encode("utf-8"))
