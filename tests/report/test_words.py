@@ -82,6 +82,10 @@ def test_probabilities_are_set_against_what_is_right(small_run: SmallRun) -> Non
     assert said(run)["Probabilities"].level == "good"
     replace_split(run, "test", lambda labels: labels, claim=0.51)
     assert "too careful" in said(run)["Probabilities"].text
+    assert "as far as" not in said(run)["Probabilities"].text
+    replace_split(run, "test", lambda labels: labels, claim=0.51, temperature=20.0)
+    assert said(run)["Probabilities"].level == "caution"
+    assert "20 is as far as a temperature goes" in said(run)["Probabilities"].text
 
 
 def test_leakage_looks_warnings_and_quarantine_are_said(small_run: SmallRun) -> None:

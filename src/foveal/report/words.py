@@ -11,7 +11,7 @@ import numpy as np
 
 from foveal.auditing.leak_policy import LEFT_OUT
 from foveal.evaluation.drawing import split_name
-from foveal.metrics import SplitMetrics
+from foveal.metrics import TEMPERATURE_BOUNDS, SplitMetrics
 from foveal.report.contents import Evaluated, RunContents, class_counts
 from foveal.report.numbers import counted, fine, percent, share, with_interval
 
@@ -250,6 +250,12 @@ def _calibration(evaluated: Evaluated) -> Finding:
         if before is not None and metrics.temperature != 1:
             text += f" (before the temperature of {metrics.temperature:.2f}, fitted on validation: {fine(before)})"
         text += "."
+    if metrics.temperature in TEMPERATURE_BOUNDS:
+        level = "caution"
+        text += (
+            f" {metrics.temperature:g} is as far as a temperature goes: validation has too few images to fit one, "
+            "or the network knows little of them."
+        )
     return Finding(level, "Probabilities", text)
 
 
