@@ -380,7 +380,7 @@ def test_images_that_have_changed_meanwhile_are_named(
     assert str(data / "2" / "0.png") in problems[0]
     assert "other content" in problems[0]
     assert str(data / "b" / "4.png") in problems[1]
-    assert "No such file" in problems[1]
+    assert "no such file" in problems[1]
 
 
 def test_only_rows_that_were_usable_can_have_changed(tmp_path: Path) -> None:
