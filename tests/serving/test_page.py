@@ -108,6 +108,10 @@ def test_another_model_and_another_way_are_asked_again(opened: Any, page_address
         assert "the head is no linear layer" in card(tab, path).locator("figcaption").text_content()
     until(tab, "document.querySelectorAll('#summary tbody tr').length === 2")
     assert tab.locator("#summary tbody th").all_text_contents() == ["with map", "without, flip"]
+    hint, caption = tab.inner_text("#heatmaps-hint"), tab.locator(".no-heatmap").first.inner_text()
+    assert "This model gives none with its answer" in hint
+    assert "foveal explain" in hint
+    assert caption.startswith("No heatmap")
 
 
 def test_broken_and_large_files_are_said_in_words(opened: Any, page_address: str, pictures: list[Path]) -> None:

@@ -141,7 +141,7 @@ export class Card {
       if (answer.tta !== "none") parts.push(make("p", {}, "Of the plain look."));
       if (isRough) parts.push(make("p", {}, "Placed roughly: the server does not say what it cuts away."));
     } else if (answer.heatmapAsked || answer.heatmapReason) {
-      parts.push(make("p", { className: "no-heatmap" }, answer.heatmapReason || "No heatmap came with this answer."));
+      parts.push(make("p", { className: "no-heatmap" }, answer.heatmapReason ? `No heatmap: ${answer.heatmapReason}.` : "No heatmap came with this answer."));
     }
     if (cut) parts.push(make("p", {}, "Outside the frame: not seen by the model."));
     this.caption.replaceChildren(...parts);

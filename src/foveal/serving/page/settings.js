@@ -29,7 +29,9 @@ export function showTtaWays(model, present) {
 /** The facts of a model, the list of classes for typing, and whether it has heatmaps. */
 export function showModel(model) {
   at("heatmaps").disabled = !model.heatmap;
-  at("heatmaps-hint").textContent = model.heatmap ? "Where the model found what speaks for its answer." : model.heatmap_reason || "This model has none.";
+  at("heatmaps-hint").textContent = model.heatmap
+    ? "Where the model found what speaks for its answer."
+    : `This model gives none with its answer${model.heatmap_reason ? `: ${model.heatmap_reason}` : ""}. The command foveal explain draws them from its run.`;
   at("class-list").replaceChildren(...model.class_names.map((name) => make("option", { value: name })));
   const shown = model.class_names.slice(0, MAX_NAMES);
   const numMore = model.class_names.length - shown.length;
